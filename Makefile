@@ -1,0 +1,95 @@
+# The whole project in a few commands; `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PY ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := keops,botorch,test,dev
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+EXPERIMENT := fluctuation_dissipation
+TEX_PACKAGES := texlive-latex-base texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended texlive-science latexmk lmodern cm-super
+# pip hands these to isolated builds too (older pips read the first, newer ones the second), so no build tool floats.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+say = @printf '\n== %s\n'
+
+.PHONY: help setup reproduce reproduce-smoke test lint format gpu paper figures lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## make the virtual environment .venv at the locked versions
+
+$(STAMP): pyproject.toml constraints.txt
+	$(say) "setting up $(VENV) (Python packages at the versions of constraints.txt; one to three minutes)"
+	@test -n "$(PY)" || { echo "no python3 was found: install Python 3.11, or run make PY=/path/to/python3.11" >&2; exit 2; }
+	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "$(PY) is $$($(PY) --version 2>&1); Python 3.11 to 3.13 is needed: install it, or run make PY=/path/to/python3.11" >&2; exit 2; }
+	$(PY) -m venv $(VENV)
+	@# torch first and alone: where pip is given a CPU build it is taken here, and nothing later replaces it
+	$(BIN)/pip install "$(TORCH)"
+	$(BIN)/pip install --editable ".[$(EXTRAS)]"
+	@touch $@
+
+reproduce: $(STAMP)  ## run the main experiment at full size on real data, print its table, renew figures and numbers
+	$(say) "$(EXPERIMENT): full size, up to 15 minutes on two cores"
+	$(BIN)/gp-response run $(EXPERIMENT) --force
+	$(say) "figures and numbers of the paper from the result files"
+	$(BIN)/gp-response report
+
+reproduce-smoke: $(STAMP)  ## run every experiment at its smoke size, and their figures, into paper/build/smoke
+	$(say) "every experiment at its smoke size"
+	$(BIN)/gp-response run all --smoke --force --results paper/build/smoke/results
+	$(say) "figures and numbers from these results"
+	$(BIN)/gp-response report --results paper/build/smoke/results --out paper/build/smoke
+
+test: lint  ## lint, type check and run every test
+	$(say) "tests"
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff and mypy
+	$(say) "ruff check"
+	$(BIN)/ruff check .
+	$(say) "ruff format --check"
+	$(BIN)/ruff format --check .
+	$(say) "mypy"
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+gpu: $(STAMP)  ## the tests that need a CUDA device (all skipped where there is none)
+	$(say) "CUDA tests"
+	$(BIN)/python -m pytest -m cuda
+
+figures: $(STAMP)  ## paper/figures and paper/variables.tex from the result files under paper/results
+	$(say) "figures and numbers of the paper from the result files"
+	$(BIN)/gp-response report
+
+paper: $(STAMP)  ## the paper as PDF, in paper/build/main.pdf (needs latexmk)
+	@command -v latexmk > /dev/null || { \
+	  echo "latexmk was not found; on Debian or Ubuntu install it by" >&2; \
+	  echo "  apt-get install -y --no-install-recommends $(TEX_PACKAGES)" >&2; exit 2; }
+	$(say) "figures and numbers of the paper from the result files"
+	$(BIN)/gp-response report
+	$(say) "latexmk paper/main.tex"
+	cd paper && latexmk -pdf -halt-on-error -interaction=nonstopmode -outdir=build main.tex
+	@echo "written: paper/build/main.pdf"
+
+lock:  ## renew constraints.txt from what pip chooses today within pyproject.toml
+	$(say) "a fresh environment with every extra, then pip freeze (several minutes)"
+	rm -rf build/lock && $(PY) -m venv build/lock
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT build/lock/bin/pip install "$(TORCH)"
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT build/lock/bin/pip install --editable ".[keops,botorch,cluster,docs,test,dev]" setuptools hatchling
+	{ grep '^#' constraints.txt; build/lock/bin/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+[a-z0-9]*$$//' | sort -fu; } > build/lock/constraints.txt
+	mv build/lock/constraints.txt constraints.txt && rm -rf build/lock
+	@git --no-pager diff --stat -- constraints.txt
+
+clean:  ## remove the virtual environment and everything built (results and figures stay)
+	rm -rf $(VENV) build dist paper/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
