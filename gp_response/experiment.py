@@ -1,0 +1,186 @@
+"""Experiments: one importable file each, found by name, with a checked configuration.
+
+An experiment file has a docstring (claim, command, cost, expected numbers), `GRID: dict[str, list]`, `SMOKE: dict`,
+`main(**config) -> dict` (JSON-able) with annotated parameters that all have defaults, and, where the paper shows it,
+`report(results, figures) -> dict` (see `gp_response.report`).
+"""
+
+import importlib.util
+import inspect
+import itertools
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gp_response.errors import GPResponseError, InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A loaded experiment file; `defaults` and `hints` are the default values and types of the parameters of `main`."""
+
+    name: str
+    path: Path
+    claim: str
+    main: Callable[..., dict[str, Any]]
+    report: Callable[[list[dict[str, Any]], Path], dict[str, str]] | None
+    grid: dict[str, list[Any]]
+    smoke: dict[str, Any]
+    defaults: dict[str, Any]
+    hints: dict[str, Any]
+
+
+def experiments(folder: Path | str) -> dict[str, Path]:
+    """Name -> file of every experiment in `folder` (files that begin with an underscore are not experiments)."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder of experiments at {folder}; run inside the project or name one with --experiments")
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+
+
+def load_experiment(name: str, folder: Path | str) -> Experiment:
+    """The experiment `name` of `folder`; an unknown name is answered with the nearest ones."""
+    known = experiments(folder)
+    if name not in known:
+        raise unknown_name("experiment", name, known)
+    return read_experiment(known[name])
+
+
+def read_experiment(path: Path | str) -> Experiment:
+    """Import the experiment file at `path` and check that it has the parts named above."""
+    path = Path(path).resolve()
+    module = _import(path)
+    for part in ("__doc__", "GRID", "SMOKE", "main"):
+        if getattr(module, part, None) is None:
+            raise InputError(f"experiment file {path.name} lacks {part}; it needs a docstring, GRID, SMOKE and main")
+    experiment = Experiment(
+        name=path.stem,
+        path=path,
+        claim=module.__doc__.strip().splitlines()[0],  # type: ignore[union-attr]
+        main=module.main,
+        report=getattr(module, "report", None),
+        grid=dict(module.GRID),
+        smoke=dict(module.SMOKE),
+        defaults=_defaults(module.main, path),
+        hints=typing.get_type_hints(module.main),
+    )
+    for config in (*grid(experiment), experiment.smoke):
+        configure(experiment, config)
+    return experiment
+
+
+def _import(path: Path) -> types.ModuleType:
+    name = f"gp_response_experiment_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of the file look themselves up here
+    try:
+        spec.loader.exec_module(module)
+    except GPResponseError:
+        raise
+    except Exception as error:
+        raise InputError(f"experiment file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _defaults(main: Callable[..., Any], path: Path) -> dict[str, Any]:
+    parameters = inspect.signature(main).parameters
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty or parameter.annotation is parameter.empty:
+            raise InputError(f"main of {path.name}: parameter {name!r} needs a type and a default value")
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def grid(experiment: Experiment) -> list[dict[str, Any]]:
+    """Every combination of the values in GRID, in order; one empty configuration (all defaults) for an empty GRID."""
+    for key, values in experiment.grid.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise InputError(
+                f"GRID[{key!r}] of {experiment.name} is {values!r}; it must be a list of one value or more"
+            )
+    return [dict(zip(experiment.grid, values, strict=True)) for values in itertools.product(*experiment.grid.values())]
+
+
+def configure(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete configuration: `config` over the defaults of `main`, names and types checked."""
+    for key in config:
+        if key not in experiment.defaults:
+            raise unknown_name(f"configuration key of {experiment.name}", key, experiment.defaults)
+    chosen = {**experiment.defaults, **config}
+    return {key: _checked(experiment, key, [value]) for key, value in chosen.items()}
+
+
+def parse(experiment: Experiment, assignments: Iterable[str]) -> dict[str, Any]:
+    """`["n=100", "kernel=rbf"]` as a configuration; main's annotation decides between JSON and plain text."""
+    config = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"{assignment!r} is not of the form key=value; write for example n=100")
+        if key not in experiment.defaults:
+            raise unknown_name(f"configuration key of {experiment.name}", key, experiment.defaults)
+        config[key] = _checked(experiment, key, _readings(text))
+    return config
+
+
+def _readings(text: str) -> list[Any]:
+    python = {"True": True, "False": False, "None": None}
+    if text in python:
+        return [python[text], text]
+    try:
+        return [json.loads(text), text]
+    except json.JSONDecodeError:
+        return [text]
+
+
+def _checked(experiment: Experiment, key: str, readings: list[Any]) -> Any:
+    hint = experiment.hints[key]
+    for value in readings:
+        accepted = _accept(value, hint)
+        if accepted:
+            return accepted[0]
+    wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    got = readings[-1]
+    raise InputError(
+        f"configuration key {key!r} of {experiment.name} must be {wanted}, got {got!r}; "
+        f"write for example {key}={json.dumps(experiment.defaults[key], default=str)}"
+    )
+
+
+def _accept(value: Any, hint: Any) -> tuple[Any, ...]:
+    """`(value,)` in the type that `hint` asks for, or `()`; numbers convert, for 1 and 1.0 must hash alike."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return (value,)
+    if origin in (typing.Union, types.UnionType):
+        return next((found for arm in arguments if (found := _accept(value, arm))), ())
+    if origin is typing.Literal:
+        return (value,) if value in arguments else ()
+    if origin in (list, tuple) or hint in (list, tuple):
+        return _accept_sequence(value, arguments)
+    return _accept_scalar(value, origin or hint)
+
+
+def _accept_sequence(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        return ()
+    found = [_accept(item, arguments[0] if arguments else Any) for item in value]
+    return ([item[0] for item in found],) if all(found) else ()
+
+
+def _accept_scalar(value: Any, kind: Any) -> tuple[Any, ...]:
+    if kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return (kind(value),) if kind is float or value == int(value) else ()
+    if kind in (int, float):
+        return ()
+    return (value,) if isinstance(value, kind) else ()
+
+
+__all__ = ["Experiment", "configure", "experiments", "grid", "load_experiment", "parse", "read_experiment"]

@@ -1,0 +1,32 @@
+"""Files that are either whole or absent: everything the package writes goes through `write_atomically`."""
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+
+def write_atomically(path: Path | str, content: str | bytes) -> Path:
+    """Write `content` (text as UTF-8) to `path`, never half of it; missing folders are made.
+
+    A temporary file in the same folder is flushed to disk, then renamed over `path`. On any failure `path` is as it
+    was and the temporary file is gone. Raises OSError where the folder cannot be written.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    return path
+
+
+__all__ = ["write_atomically"]

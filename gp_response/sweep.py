@@ -1,0 +1,190 @@
+"""Runs of experiments: one process a run, one result file a run, so a sweep is "the configurations not yet on disk".
+
+A result is one strict JSON file `<experiment>-<hash of the configuration>.json`, renamed into place when it is whole.
+JSON has no NaN or infinity: they are written as the strings "nan", "inf", "-inf" (DuckDB casts those back), which
+`read_result` returns as floats.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from gp_response.errors import GPResponseError, InputError
+from gp_response.experiment import Experiment, configure, experiments, grid, load_experiment, read_experiment
+from gp_response.files import write_atomically
+from gp_response.provenance import commit, machine, peak_memory, versions
+
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+PARTS = (
+    "experiment",
+    "config",
+    "result",
+    "versions",
+    "commit",
+    "seconds",
+    "peak_memory_bytes",
+    "started_at",
+    "machine",
+)
+
+
+def run(experiment: Experiment, config: Mapping[str, Any], folder: Path | str, *, force: bool = False) -> Path:
+    """Run `experiment.main(**config)` in this process and return the path of its result file in `folder`.
+
+    `config` is completed by main's defaults. A whole result already on disk is not run again unless `force`. Recorded
+    with the result: versions, git commit, seconds, peak memory (bytes, of the process), start (UTC), machine.
+    """
+    config = configure(experiment, config)
+    path = result_path(experiment.name, config, folder)
+    if not force and read_result(path) is not None:
+        return path
+    started, clock = datetime.now(UTC), time.perf_counter()
+    result = experiment.main(**config)
+    if not isinstance(result, dict):
+        raise InputError(f"main of {experiment.name} returned {type(result).__name__}; it must return a dict")
+    record = {
+        "experiment": experiment.name,
+        "config": config,
+        "result": result,
+        "versions": versions(),
+        "commit": commit(experiment.path.parent),
+        "seconds": time.perf_counter() - clock,
+        "peak_memory_bytes": peak_memory(),
+        "started_at": started.isoformat(timespec="seconds"),
+        "machine": machine(),
+    }
+    return write_atomically(path, json.dumps(_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sweep(
+    experiment: Experiment, configs: Iterable[Mapping[str, Any]], folder: Path | str, *, force: bool = False
+) -> list[Path]:
+    """`run` for each configuration, each in a fresh process (so that peak memory is its own), with a progress bar.
+
+    A run that fails does not stop the others; at the end GPResponseError says how many failed and quotes the first.
+    """
+    paths, failures = [], []
+    for config in tqdm.tqdm(list(configs), desc=experiment.name, unit="run"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                paths.append(pool.submit(_run_file, experiment.path, dict(config), folder, force).result())
+            except Exception as error:
+                failures.append((dict(config), error))
+    if failures:
+        (config, cause), total = failures[0], len(failures) + len(paths)
+        first = f"the first, {config}: {type(cause).__name__}: {cause}"
+        raise GPResponseError(f"{len(failures)} of {total} runs of {experiment.name} failed; {first}") from cause
+    return paths
+
+
+def _run_file(path: Path, config: dict[str, Any], folder: Path | str, force: bool) -> Path:
+    return run(read_experiment(path), config, folder, force=force)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the configuration as canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(_plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def result_path(name: str, config: Mapping[str, Any], folder: Path | str) -> Path:
+    """Where the result of a complete configuration lies."""
+    return Path(folder) / f"{name}-{config_hash(config)}.json"
+
+
+def read_result(path: Path | str) -> dict[str, Any] | None:
+    """The record in a result file; None where there is none, or (with a warning) where it is not whole."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        _disregard(path, f"it is not JSON ({error})")
+        return None
+    missing = [part for part in PARTS if part not in record] if isinstance(record, dict) else list(PARTS)
+    if missing:
+        _disregard(path, f"it lacks {', '.join(missing)}")
+        return None
+    if result_path(record["experiment"], record["config"], path.parent) != path:
+        _disregard(path, "its configuration does not hash to its name")
+        return None
+    return {**record, "result": _floats(record["result"])}
+
+
+def _disregard(path: Path, reason: str) -> None:
+    warnings.warn(f"result file {path} is disregarded: {reason}; the run counts as not done", stacklevel=3)
+
+
+def results(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
+    """All whole records in `folder` (of one experiment where named), in the order of their file names."""
+    found = (read_result(path) for path in sorted(Path(folder).glob("*-????????????.json")))
+    return [record for record in found if record is not None and experiment in (None, record["experiment"])]
+
+
+def _plain(value: Any, where: str = "") -> Any:
+    """`value` as JSON can hold it: tensors, arrays and tuples as lists, NaN and infinities as their strings."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, str | Path):
+        return _text(str(value), where)
+    if isinstance(value, Mapping):
+        return {_key(key, where): _plain(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise InputError(
+        f"{where} is a {type(value).__name__}, which JSON cannot hold; give numbers, text, lists, dicts or arrays"
+    )
+
+
+def _text(value: str, where: str) -> str:
+    if value in NOT_FINITE:
+        raise InputError(f"{where} is the text {value!r}, which in result files stands for a number; choose another")
+    return value
+
+
+def _key(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise InputError(f"{where} has the key {key!r}; the keys of a result must be text")
+    return key
+
+
+def _floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    return NOT_FINITE[value] if isinstance(value, str) and value in NOT_FINITE else value
+
+
+__all__ = [
+    "Experiment",
+    "config_hash",
+    "configure",
+    "experiments",
+    "grid",
+    "load_experiment",
+    "read_result",
+    "result_path",
+    "results",
+    "run",
+    "sweep",
+    "write_atomically",
+]
