@@ -1,0 +1,61 @@
+"""Kernels made of kernels."""
+
+from typing import Any
+
+import gpytorch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .base import Kernel
+from .points import Coordinates
+
+
+class CompositeKernel(Kernel):
+    """A kernel whose value is `join` of the values of its parts; its coordinates are the tuple of theirs.
+
+    Stock gpytorch kernels among the parts are wrapped by Foreign.
+    """
+
+    def __init__(self, *parts: gpytorch.kernels.Kernel, **options: Any) -> None:
+        for part in parts:
+            if not isinstance(part, gpytorch.kernels.Kernel):
+                raise InputError(f"{type(self).__name__} got a {type(part).__name__}; give kernels")
+        super().__init__(lengthscale=None, **{"outputscale": None, **options})
+        wrap = self.operations["foreign"]
+        self.kernels = nn.ModuleList(part if isinstance(part, Kernel) else wrap(part) for part in parts)
+
+    def join(self, values: list[Any]) -> Any:
+        """The value from those of the parts: tensors, or KeOps LazyTensors."""
+        raise NotImplementedError
+
+    def coordinates(self, x: Tensor) -> Coordinates:
+        return tuple(kernel.coordinates(kernel.select(x)) for kernel in self.kernels)
+
+    def formula(self, x: Coordinates, y: Coordinates) -> Any:
+        return self.join([k.scaled(k.formula(u, v)) for k, u, v in zip(self.kernels, x, y, strict=True)])
+
+    def block(self, x: Coordinates, y: Coordinates) -> Tensor:
+        return self._joined("block", x, y)
+
+    def pairs(self, x: Coordinates, y: Coordinates) -> Tensor:
+        return self._joined("pairs", x, y)
+
+    def symbolic(self, x: Coordinates, y: Coordinates) -> Any:
+        return self._joined("symbolic", x, y)
+
+    def width(self, x: Coordinates) -> int:
+        return max(k.width(u) for k, u in zip(self.kernels, x, strict=True))
+
+    def _joined(self, method: str, x: Coordinates, y: Coordinates) -> Any:
+        return self.scaled(self.join([getattr(k, method)(u, v) for k, u, v in zip(self.kernels, x, y, strict=True)]))
+
+    @property
+    def is_stationary(self) -> bool:
+        return all(kernel.is_stationary for kernel in self.kernels)
+
+    def __repr__(self) -> str:
+        own = super().__repr__()[len(type(self).__name__) + 1 : -1]
+        return f"{type(self).__name__}({', '.join([*map(repr, self.kernels), *filter(None, [own])])})"
+
+
+__all__ = ["CompositeKernel"]

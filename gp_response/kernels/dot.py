@@ -1,0 +1,28 @@
+"""Kernels of the inner product of coordinates."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .base import Kernel
+from .points import Coordinates
+
+
+class DotKernel(Kernel):
+    """k = outputscale * profile(u·v) with u = x / lengthscale."""
+
+    def profile(self, s: Any) -> Any:
+        """The covariance at inner product s, a tensor or a KeOps LazyTensor."""
+        raise NotImplementedError(f"{type(self).__name__} defines no profile(s)")
+
+    def formula(self, x: Any, y: Any) -> Any:
+        return self.profile((x * y).sum(-1))
+
+    def block(self, x: Coordinates, y: Coordinates) -> Tensor:
+        return self.scaled(self.profile(x @ y.mT))
+
+    def width(self, x: Coordinates) -> int:
+        return 1
+
+
+__all__ = ["DotKernel"]

@@ -1,0 +1,38 @@
+"""gpytorch's own kernels among ours."""
+
+from typing import Any
+
+import gpytorch
+from linear_operator import to_dense
+from torch import Tensor
+
+from ..errors import InputError
+from .base import Kernel
+
+
+class Foreign(Kernel, operation="foreign"):
+    """Any gpytorch kernel as one of ours: dense evaluation through its own code, no KeOps."""
+
+    def __init__(self, kernel: gpytorch.kernels.Kernel) -> None:
+        super().__init__(lengthscale=None, outputscale=None)
+        self.kernel = kernel
+
+    def formula(self, x: Any, y: Any) -> Any:
+        name = type(self.kernel).__name__
+        raise InputError(f'gpytorch\'s {name} has no KeOps formula here; use backend="dense" or one of gr.kernels')
+
+    def block(self, x: Tensor, y: Tensor) -> Tensor:
+        return to_dense(self.kernel(x, y))
+
+    def pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        return to_dense(self.kernel(x, y, diag=True)).unsqueeze(-1)
+
+    @property
+    def is_stationary(self) -> bool:
+        return self.kernel.is_stationary
+
+    def __repr__(self) -> str:
+        return f"Foreign({type(self.kernel).__name__})"
+
+
+__all__ = ["Foreign"]

@@ -1,0 +1,19 @@
+"""The Matérn kernel of smoothness 1/2."""
+
+from typing import Any
+
+from .maths import sqrt
+from .stationary import StationaryKernel
+
+
+class Matern12(StationaryKernel):
+    """exp(-r), the covariance of an Ornstein-Uhlenbeck process; Rasmussen & Williams (4.18).
+
+    Its samples have no derivative; neither has the kernel where two points coincide, and the gradient there is taken as 0.
+    """
+
+    def profile(self, r2: Any) -> Any:
+        return (-sqrt(r2)).exp()
+
+
+__all__ = ["Matern12"]

@@ -1,0 +1,15 @@
+"""The squared exponential kernel."""
+
+from typing import Any
+
+from .stationary import StationaryKernel
+
+
+class RBF(StationaryKernel):
+    """exp(-r²/2), Rasmussen & Williams (4.9)."""
+
+    def profile(self, r2: Any) -> Any:
+        return (-0.5 * r2).exp()
+
+
+__all__ = ["RBF"]

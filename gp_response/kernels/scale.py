@@ -1,0 +1,21 @@
+"""A factor in front of a kernel."""
+
+from typing import Any
+
+import gpytorch
+
+from .composite import CompositeKernel
+from .parameters import Value
+
+
+class Scale(CompositeKernel, operation="scale"):
+    """outputscale * k, with the factor a hyperparameter; what `2.0 * k` makes. For kernels that have no scale of their own."""
+
+    def __init__(self, kernel: gpytorch.kernels.Kernel, *, outputscale: Value = 1.0, **options: Any) -> None:
+        super().__init__(kernel, outputscale=outputscale, **options)
+
+    def join(self, values: list[Any]) -> Any:
+        return values[0]
+
+
+__all__ = ["Scale"]

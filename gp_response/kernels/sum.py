@@ -1,0 +1,27 @@
+"""Sums of kernels."""
+
+from functools import reduce
+from operator import add
+from typing import Any
+
+import gpytorch
+
+from .composite import CompositeKernel
+
+
+class Sum(CompositeKernel, operation="+"):
+    """k1 + k2 + ...; what `k1 + k2` makes."""
+
+    def __init__(self, *kernels: gpytorch.kernels.Kernel, **options: Any) -> None:
+        super().__init__(*_terms(kernels), **options)
+
+    def join(self, values: list[Any]) -> Any:
+        return reduce(add, values)
+
+
+def _terms(kernels: tuple[gpytorch.kernels.Kernel, ...]) -> list[gpytorch.kernels.Kernel]:
+    """The terms with sums among them written out."""
+    return [term for k in kernels for term in (k.kernels if type(k) is Sum and k.active_dims is None else [k])]
+
+
+__all__ = ["Sum"]
