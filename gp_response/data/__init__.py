@@ -1,0 +1,9 @@
+"""Data: frozen sets with their units and names, real ones by name or file, synthetic ones with known truth."""
+
+from gp_response.data.build import dataset
+from gp_response.data.dataset import Dataset, Split
+from gp_response.data.load import load
+from gp_response.data.standardise import Standardiser
+from gp_response.data.synthetic import synthetic
+
+__all__ = ["Dataset", "Split", "Standardiser", "dataset", "load", "synthetic"]

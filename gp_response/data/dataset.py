@@ -1,0 +1,134 @@
+"""The frozen data every fit starts from: training and test rows, weights, names, and the way back to source units."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gp_response.data.standardise import Standardiser
+from gp_response.errors import DataError
+from gp_response.shapes import Indices, Mask, Points, Values
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows used together: inputs `x` (n, d), targets `y` (n,), `weights` (n,), and `rows` (n,), the row number
+    (from 0) that each had in the table it came from; -1 for a row that was in no table."""
+
+    x: Points
+    y: Values
+    weights: Values
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return self.x.shape[-2]
+
+    def take(self, indices: Indices) -> "Split":
+        """The rows at these positions (long tensor), in this order."""
+        return Split(self.x[indices], self.y[indices], self.weights[indices], self.rows[indices])
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Split":
+        x, y, weights = (t.to(dtype=dtype, device=device) for t in (self.x, self.y, self.weights))
+        return Split(x, y, weights, self.rows.to(device=device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test rows with everything needed to read an answer in the source's own terms.
+
+    `train` and `test` are standardised with training statistics when the set was made with standardise=True; `scaler`
+    undoes it. `notes` says what was dropped, filled, encoded or found odd, one sentence each.
+    """
+
+    train: Split
+    test: Split
+    names: tuple[str, ...]
+    target: str
+    scaler: Standardiser
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        """Number of input columns d."""
+        return len(self.names)
+
+    def undo_x(self, x: Points) -> Points:
+        """Inputs (..., d) back in the units of the source."""
+        return self.scaler.undo_x(x)
+
+    def undo_y(self, y: Values) -> Values:
+        """Targets or predictions of any shape back in the units of the source (a standard deviation: times
+        `scaler.y_scale`; a variance: times its square)."""
+        return self.scaler.undo_y(y)
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Dataset":
+        """The same rows in another floating dtype or on another device; the scaler stays float64."""
+        train, test = (split.to(dtype=dtype, device=device) for split in (self.train, self.test))
+        return replace(self, train=train, test=test, scaler=self.scaler.to(device))
+
+    def with_train(
+        self,
+        *,
+        x: Points | None = None,
+        y: Values | None = None,
+        weights: Values | None = None,
+        rows: Tensor | None = None,
+    ) -> "Dataset":
+        """These training tensors in place of the old ones, already standardised; the scaler is not fitted again.
+
+        Values are not looked at, so this works inside torch.func transforms and keeps gradients. Raises DataError when
+        the lengths or the width do not fit.
+        """
+        given = {"x": x, "y": y, "weights": weights, "rows": rows}
+        train = replace(self.train, **{name: value for name, value in given.items() if value is not None})
+        lengths = {name: getattr(train, name).shape[0] for name in given}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DataError(f"training lengths differ ({found}); give x, y, weights and rows of one length")
+        if train.x.dim() != 2 or train.x.shape[1] != self.dim:
+            raise DataError(f"training x has shape {tuple(train.x.shape)}; expected (n, {self.dim})")
+        return replace(self, train=train)
+
+    def keep(self, which: Mask | Indices | Sequence[int]) -> "Dataset":
+        """Only these training rows: a boolean mask (n,) or positions, in the order given. The scaler stays.
+
+        Raises DataError for a mask of another length, a position outside, or nothing kept.
+        """
+        return replace(self, train=self.train.take(_positions(which, len(self.train), self.train.x.device)))
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all numbers, names and dtypes: equal exactly when the contents are equal."""
+        digest = hashlib.sha256()
+        for part in _parts(self):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} training and {len(self.test)} test rows, {self.dim} columns"
+        return f"Dataset({sizes}, target={self.target!r}, {str(self.train.x.dtype)[6:]} on {self.train.x.device})"
+
+
+def _positions(which: Mask | Indices | Sequence[int], n: int, device: torch.device) -> Tensor:
+    found = torch.as_tensor(which, device=device)
+    if found.dtype == torch.bool:
+        if found.shape != (n,):
+            raise DataError(
+                f"the mask has shape {tuple(found.shape)}; expected one entry for each of {n} training rows"
+            )
+        found = found.nonzero().flatten()
+    if found.dim() != 1 or found.numel() == 0 or found.is_floating_point():
+        raise DataError(f"keep was given {found.numel()} rows ({found.dtype}); expected a mask or a list of positions")
+    outside = found[(found < 0) | (found >= n)]
+    if len(outside):
+        raise DataError(f"training row {int(outside[0])} does not exist; positions run from 0 to {n - 1}")
+    return found.long()
+
+
+def _parts(data: Dataset) -> Iterator[bytes]:
+    yield repr((data.names, data.target, str(data.train.x.dtype), len(data.train), len(data.test))).encode()
+    scaler = data.scaler
+    tensors = [getattr(s, name) for s in (data.train, data.test) for name in ("x", "y", "weights", "rows")]
+    for tensor in (*tensors, scaler.x_mean, scaler.x_scale, scaler.y_mean, scaler.y_scale):
+        yield tensor.detach().cpu().contiguous().numpy().tobytes()
