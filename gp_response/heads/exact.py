@@ -1,0 +1,115 @@
+"""The exact Gaussian-process head."""
+
+import copy
+from typing import Any
+
+import torch
+from gpytorch.constraints import Positive
+from torch import Tensor, nn
+
+from gp_response.data import Dataset
+from gp_response.errors import InputError
+from gp_response.heads.exact_posterior import ExactPosterior, site_precision, whitened_system
+from gp_response.heads.training import Training, train
+from gp_response.kernels import Kernel
+from gp_response.linalg.evidence import gaussian_log_evidence
+from gp_response.solvers import Cholesky
+
+
+class Exact(nn.Module):
+    """Exact GP regression: a kernel, a noise variance, a solver.
+
+    Args:
+        kernel: any `gp_response.kernels.Kernel`, with features (`.on(...)`) or without.
+        noise: observation noise variance σ² (not its root), in the units of `data.train.y` squared; trained by `fit`.
+        solver: a solver object such as `Cholesky()`; None takes `Cholesky()`. What was used is `posterior.solver`.
+        mean: constant prior mean, not trained.
+        beta: inverse temperature of `p₀(f) exp(-β Σ ρ_i ℓ_i)`; 1 is the ordinary posterior.
+
+    Raises:
+        InputError: noise or beta not positive and finite, or kernel not a Kernel.
+    """
+
+    def __init__(self, kernel: Kernel, noise: float = 0.1, *, solver: Any = None, mean: float = 0.0, beta: float = 1.0):
+        super().__init__()
+        if not isinstance(kernel, Kernel):
+            raise InputError(f"Exact got a kernel of type {type(kernel).__name__}; expected a gp_response Kernel")
+        for name, value in (("noise", noise), ("beta", beta)):
+            if not 0.0 < float(value) < float("inf"):
+                raise InputError(f"Exact({name}={value!r}): expected a positive finite number")
+        self.kernel, self.prior_mean, self.beta = kernel, float(mean), float(beta)
+        self.solver = Cholesky() if solver is None else solver
+        self.noise_constraint = Positive()
+        start = torch.tensor(float(noise), dtype=torch.float64)
+        self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start))
+
+    @property
+    def noise(self) -> Tensor:
+        """σ², 0-dim."""
+        return self.noise_constraint.transform(self.raw_noise)
+
+    def set_noise(self, value: float) -> None:
+        with torch.no_grad():
+            self.raw_noise.copy_(self.noise_constraint.inverse_transform(torch.as_tensor(value).to(self.raw_noise)))
+
+    def condition(self, data: Dataset) -> ExactPosterior:
+        """The posterior given the training rows at the present hyperparameters. Nothing is trained.
+
+        The kernel is copied, so training the head later does not change the posterior returned here.
+
+        Raises:
+            SolverError: the system is not positive definite in the data's precision.
+        """
+        # No torch.no_grad() here: inside torch.func.jvp it would silently drop the tangents of the data.
+        return ExactPosterior(
+            _frozen_copy(self.kernel),
+            data,
+            noise=self.noise.detach().to(data.train.x),
+            mean=self.prior_mean,
+            beta=self.beta,
+            solver=self.solver,
+        )
+
+    def log_evidence(self, data: Dataset) -> Tensor:
+        """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)` of the training rows, 0-dim, once differentiable in every hyperparameter.
+
+        For unit weights and β = 1 it is the log marginal likelihood; the weights' normaliser is included, so it is
+        also the right objective for the noise when weights are not one.
+        """
+        train, noise = data.train, self.noise.to(data.train.x)
+        root = site_precision(data, noise, self.beta).sqrt()
+        system = whitened_system(self.kernel.matrix(train.x), root)
+        fit = gaussian_log_evidence(system, root * (train.y - self.prior_mean))
+        return fit - 0.5 * self.beta * train.weights.sum() * (2.0 * torch.pi * noise).log()
+
+    def fit(self, data: Dataset, *, training: Training | None = None) -> ExactPosterior:
+        """Train the hyperparameters (and features) in place by the log evidence, then condition on all training rows.
+
+        Args:
+            data: standardised data is expected by the default starting values.
+            training: how; see `Training`. None chooses by the kernel and the number of rows, and the choice is
+                written in `posterior.trace.objective`.
+
+        Returns:
+            the posterior, with `posterior.trace`.
+
+        Raises:
+            InputError: fewer than two training rows.
+            SolverError: no step could be taken because the system was never positive definite.
+        """
+        if len(data.train) < 2:
+            raise InputError(f"fit got {len(data.train)} training row(s); expected at least 2")
+        trace = train(self, data, training or Training())
+        posterior = self.condition(data)
+        posterior.trace = trace
+        return posterior
+
+
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy whose parameters ask for no gradients; made parameter by parameter since torch.func forbids
+    `requires_grad_` and refits run inside it."""
+    frozen = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in module.parameters()}
+    return copy.deepcopy(module, frozen)
+
+
+__all__ = ["Exact"]

@@ -1,0 +1,57 @@
+"""Rows kept from training, and the score on them that stops it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+
+CONTEXT = 2000
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """`train`: what training may see; `x`, `y`: rows it may not. Empty when nothing is held out."""
+
+    train: Dataset
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def split(cls, data: Dataset, fraction: float, generator: torch.Generator) -> "HeldOut":
+        n = len(data.train)
+        held = min(int(round(fraction * n)), 2000)
+        order = torch.randperm(n, generator=generator).to(data.train.x.device)
+        kept = data.keep(order[held:].sort().values) if held else data
+        return cls(kept, data.train.x[order[:held]], data.train.y[order[:held]])
+
+    def score(self, head: Any) -> float | None:
+        """Mean negative log predictive density of the held-out rows given (at most 2,000) training rows."""
+        if not len(self.y):
+            return None
+        return negative_log_density(head, self.train, self.x, self.y)
+
+    def train_score(self, head: Any) -> float:
+        """The same density of training rows themselves, to be read beside `score`."""
+        context = _context(self.train)
+        return negative_log_density(head, context, context.train.x, context.train.y)
+
+
+def negative_log_density(head: Any, data: Dataset, x: Tensor, y: Tensor) -> float:
+    """Mean of `-log N(y; ⟨f(x)⟩, Var f(x) + σ²)`."""
+    probe = head.condition(_context(data)).probe(x)
+    variance = probe.variance.value + head.noise.detach().to(x)
+    density = torch.log(2.0 * torch.pi * variance) + (y - probe.mean.value) ** 2 / variance
+    return float(0.5 * density.mean())
+
+
+def _context(data: Dataset) -> Dataset:
+    n = len(data.train)
+    if n <= CONTEXT:
+        return data
+    return data.keep(torch.linspace(0, n - 1, CONTEXT).long().to(data.train.x.device))
+
+
+__all__ = ["HeldOut", "negative_log_density"]

@@ -1,0 +1,74 @@
+"""Joint training of hyperparameters and features by Adam on the evidence of minibatches."""
+
+import copy
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from gp_response.errors import SolverError
+from gp_response.heads.held_out import HeldOut
+from gp_response.heads.pretraining import feature_parameters
+from gp_response.heads.trace import Trace
+
+CHECK = 20
+
+
+def joint_adam(
+    head: Any, held_out: HeldOut, training: Any, rows: int, generator: torch.Generator, trace: Trace
+) -> None:
+    """Adam on the negative log evidence per row; the state with the best held-out score (else loss) is kept."""
+    optimiser = _optimiser(head, training)
+    steps, data = training.steps or 300, held_out.train
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    best, best_score, waited = copy.deepcopy(head.state_dict()), _score(head, held_out, float("inf")), 0
+    bar = tqdm(range(steps), desc="fit (adam)", disable=not training.progress, leave=False)
+    trace.message = f"{steps} steps"
+    for step in bar:
+        batch = (
+            data if rows >= len(data.train) else data.keep(torch.randperm(len(data.train), generator=generator)[:rows])
+        )
+        loss = _step(head, batch, optimiser)
+        schedule.step()
+        trace.add("adam", loss)
+        if (step + 1) % CHECK and step != steps - 1:
+            continue
+        score = _score(head, held_out, loss)
+        trace.steps[-1]["held_out"] = score
+        bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{score:.4f}")
+        if score < best_score:
+            best, best_score, waited = copy.deepcopy(head.state_dict()), score, 0
+        else:
+            waited += 1
+        if waited >= training.patience:
+            trace.converged, trace.message = True, f"held-out score did not improve for {waited} checks"
+            break
+    head.load_state_dict(best)
+
+
+def _optimiser(head: Any, training: Any) -> torch.optim.Optimizer:
+    features = feature_parameters(head.kernel)
+    known = {id(p) for p in features}
+    others = [p for p in head.parameters() if p.requires_grad and id(p) not in known]
+    groups = [{"params": others, "lr": training.learning_rate, "weight_decay": 0.0}]
+    if features:
+        groups.append({"params": features, "lr": 0.1 * training.learning_rate, "weight_decay": training.weight_decay})
+    return torch.optim.AdamW(groups)
+
+
+def _step(head: Any, batch: Any, optimiser: torch.optim.Optimizer) -> float:
+    loss = -head.log_evidence(batch) / len(batch.train)
+    if not bool(torch.isfinite(loss)):
+        raise SolverError(f"the log evidence became {float(loss)}; lower the learning rate or raise the noise")
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return float(loss)
+
+
+def _score(head: Any, held_out: HeldOut, loss: float) -> float:
+    score = held_out.score(head)
+    return loss if score is None else score
+
+
+__all__ = ["joint_adam"]

@@ -1,0 +1,96 @@
+"""Training a head by its log evidence.
+
+Shallow kernels have a handful of hyperparameters: L-BFGS on the evidence of all rows, with restarts. Deep kernels have
+thousands, and the evidence is then no safe objective (Ober, Rasmussen & van der Wilk 2021: it overfits worse than a
+network does). So features are pretrained with a weight-decayed linear readout, the joint training sees the evidence of
+random minibatches only, weight decay acts on the features, and rows held out from both stop it.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gp_response.data import Dataset
+from gp_response.errors import InputError, unknown_name
+from gp_response.heads.held_out import HeldOut
+from gp_response.heads.joint import joint_adam
+from gp_response.heads.lbfgs import lbfgs
+from gp_response.heads.pretraining import feature_modules, pretrain
+from gp_response.heads.trace import Trace
+
+FULL_BATCH_ROWS = 4000
+
+
+@dataclass(frozen=True)
+class Training:
+    """How `fit` trains. `None` means: chosen by the kernel and the number of rows, and reported in the trace.
+
+    Attributes:
+        optimiser: "lbfgs" (full batch), "adam" (full batch or minibatch), or None: "adam" for trained features.
+        steps: most steps; None: 200 for L-BFGS, 300 for Adam.
+        rows: rows in the evidence of one step. None: all rows up to 4,000; beyond that a random subset of 2,000 for
+            L-BFGS, and minibatches of 1,024 for Adam on trained features.
+        restarts: further L-BFGS runs from random starting values; the best evidence wins.
+        learning_rate: of Adam for hyperparameters; features learn at a tenth of it.
+        weight_decay: on feature weights, in pretraining and in joint training.
+        pretrain_steps: Adam steps of features with a linear readout before joint training; 0 for none.
+        held_out: fraction of the training rows (at most 2,000) kept from training features, for early stopping. The
+            returned posterior is conditioned on all rows again.
+        patience: checks of the held-out score without improvement before stopping.
+        seed: of every random choice; the global generator is not touched.
+        progress: show a progress bar.
+    """
+
+    optimiser: str | None = None
+    steps: int | None = None
+    rows: int | None = None
+    restarts: int = 0
+    learning_rate: float = 0.05
+    weight_decay: float = 1e-4
+    pretrain_steps: int = 1000
+    held_out: float = 0.1
+    patience: int = 6
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self):
+        if self.optimiser not in (None, "lbfgs", "adam"):
+            raise unknown_name("optimiser", str(self.optimiser), ["lbfgs", "adam"])
+        if not 0.0 <= self.held_out < 1.0:
+            raise InputError(f"Training(held_out={self.held_out}): expected a fraction from 0 to below 1")
+        if self.rows is not None and self.rows < 2:
+            raise InputError(f"Training(rows={self.rows}): expected at least 2")
+
+
+def train(head: Any, data: Dataset, training: Training) -> Trace:
+    """Train `head` (kernel, noise, log_evidence) in place."""
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(training.seed)
+    deep = bool(feature_modules(head.kernel))
+    optimiser = training.optimiser or ("adam" if deep else "lbfgs")
+    held_out = HeldOut.split(data, training.held_out if deep else 0.0, generator)
+    rows = min(len(held_out.train.train), training.rows or _default_rows(len(data.train), optimiser, deep))
+    of = (
+        "all"
+        if rows == len(held_out.train.train)
+        else ("random minibatches of" if optimiser == "adam" else "a random subset of")
+    )
+    trace = Trace(f"negative log evidence per row, {of} {rows} rows, {optimiser}")
+    if deep and training.pretrain_steps:
+        pretrain(head, held_out, training, generator, trace)
+    minimise = lbfgs if optimiser == "lbfgs" else joint_adam
+    minimise(head, held_out, training, rows, generator, trace)
+    trace.train_nll, trace.held_out_nll = held_out.train_score(head), held_out.score(head)
+    trace.seconds = time.perf_counter() - started
+    return trace
+
+
+def _default_rows(n: int, optimiser: str, deep: bool) -> int:
+    if deep and optimiser == "adam":
+        return 1024
+    return n if n <= FULL_BATCH_ROWS else 2000
+
+
+__all__ = ["Training", "train"]

@@ -1,0 +1,85 @@
+"""Cholesky factors that measure what they return."""
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gp_response.errors import InputError, SolverError
+
+# Rounding of a length-n dot product and of the matrix entries themselves, in units of eps: a kernel entry carries a
+# few roundings (scaling, distance, exp), a blocked product fewer than log n.
+ROUNDING = 8.0
+
+
+class Measured(NamedTuple):
+    """A solve and what was measured about it, per column."""
+
+    value: Tensor
+    relative_residual: Tensor
+    defect: Tensor
+
+
+class CholeskyFactor:
+    """`A = L Lᵀ` for a symmetric positive definite matrix, kept with A so that residuals are measured.
+
+    Args:
+        matrix: (n, n) symmetric positive definite.
+        refine: steps of iterative refinement in the matrix's own precision after each solve.
+
+    Raises:
+        SolverError: the matrix is not positive definite in this precision, or does not fit in memory.
+    """
+
+    def __init__(self, matrix: Tensor, *, refine: int = 1):
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise InputError(f"Cholesky got a matrix of shape {tuple(matrix.shape)}; expected (n, n)")
+        _refuse_if_too_large(matrix)
+        self.matrix, self.refine = matrix, refine
+        try:
+            self.lower = torch.linalg.cholesky(matrix)
+        except torch.linalg.LinAlgError as error:
+            raise SolverError(_not_positive_definite(matrix)) from error
+        self.frobenius = torch.linalg.matrix_norm(matrix)
+
+    def solve(self, rhs: Tensor) -> Measured:
+        """`A⁻¹ rhs` for rhs (n, t); residuals are recomputed from A, never inferred from the factor."""
+        value = torch.cholesky_solve(rhs, self.lower)
+        for _ in range(self.refine):
+            value = value + torch.cholesky_solve(rhs - self.matrix @ value, self.lower)
+        residual = (rhs - self.matrix @ value).norm(dim=0)
+        size = rhs.norm(dim=0)
+        eps = torch.finfo(rhs.dtype).eps
+        defect = residual + ROUNDING * eps * (self.frobenius * value.norm(dim=0) + size)
+        return Measured(value, residual / torch.where(size > 0, size, torch.ones_like(size)), defect)
+
+    def logdet(self) -> Tensor:
+        return 2.0 * self.lower.diagonal().log().sum()
+
+
+def _not_positive_definite(matrix: Tensor) -> str:
+    diagonal = matrix.detach().diagonal()
+    name = str(matrix.dtype).removeprefix("torch.")
+    if not bool(torch.isfinite(matrix.detach().sum())):
+        return f"the {len(diagonal)} x {len(diagonal)} system holds NaN or inf; check the kernel's values on this data"
+    advice = "raise the noise" if matrix.dtype == torch.float64 else "use float64 data or raise the noise"
+    return (
+        f"the {len(diagonal)} x {len(diagonal)} system is not positive definite in {name} "
+        f"(largest diagonal entry {float(diagonal.max()):.3g}); {advice}"
+    )
+
+
+def _refuse_if_too_large(matrix: Tensor) -> None:
+    if matrix.device.type != "cpu" or not hasattr(os, "sysconf"):
+        return
+    need = 2 * matrix.numel() * matrix.element_size()
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have:
+        raise SolverError(
+            f"Cholesky of {matrix.shape[0]} rows needs {need / 2**30:.1f} GiB and this machine has {have / 2**30:.1f} GiB; "
+            "use fewer rows or float32"
+        )
+
+
+__all__ = ["CholeskyFactor", "Measured"]

@@ -1,0 +1,98 @@
+"""The waist: what every model gives and every response reads — a Gaussian field with error bounds.
+
+A `Probe` is a posterior looked at from a set of points. It holds the one solve per point from which the mean, the
+variance and the covariance to all training rows and to any other probe follow, each with a bound on its error.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+from gp_response.errors import InputError
+
+
+class Certified(NamedTuple):
+    """A value and an absolute bound on the error of each of its entries."""
+
+    value: Tensor
+    error: Tensor
+
+
+class Probe(ABC):
+    """A posterior seen from p points.
+
+    Attributes:
+        points: (p, d).
+        mean: certified ⟨f⟩, (p,).
+        variance: certified Var f, (p,).
+        converged: bool (p,), whether each point's solve reached its tolerance.
+    """
+
+    points: Tensor
+    mean: Certified
+    variance: Certified
+    converged: Tensor
+
+    @abstractmethod
+    def to_train(self, rows: Tensor | None = None) -> Certified:
+        """Covariance with the training rows asked for (all when None), (p, k)."""
+
+    @abstractmethod
+    def to(self, other: Any) -> Certified:
+        """Covariance with another probe's points, (p, q)."""
+
+
+class Posterior(ABC):
+    """A Gaussian field conditioned on data.
+
+    Attributes:
+        data: the `Dataset` conditioned on.
+        noise: observation noise variance σ², 0-dim.
+        beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
+        solver: the solver that was used, with its tolerances.
+    """
+
+    data: Dataset
+    noise: Tensor
+    beta: float
+    solver: Any
+
+    @abstractmethod
+    def probe(self, x: Tensor) -> Probe:
+        """Look at the field from x (p, d); one solve per point."""
+
+    @abstractmethod
+    def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
+        """Covariance of the field before the data, (n, m)."""
+
+    @property
+    @abstractmethod
+    def residuals(self) -> Certified:
+        """`y_i - ⟨f_i⟩` of the training rows, (n,), without subtracting nearly equal numbers."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Posterior mean at x (n, d), shape (n,), in the units of `data.train.y`."""
+        return self.probe(self.points(x)).mean.value
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Posterior variance of the field (noise excluded) at x (n, d), shape (n,)."""
+        return self.probe(self.points(x)).variance.value
+
+    def cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Posterior covariance of the field between x (n, d) and y (m, d), shape (n, m); y = x when None."""
+        left = self.probe(self.points(x))
+        return left.to(left if y is None else self.probe(self.points(y))).value
+
+    def points(self, x: Any) -> Tensor:
+        """x as (n, d) points of this posterior's dtype and device, or a clear error."""
+        like = self.data.train.x
+        x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+        if x.ndim != 2 or x.shape[1] != like.shape[1]:
+            raise InputError(f"points of shape {tuple(x.shape)}; expected (n, {like.shape[1]})")
+        return x
+
+
+__all__ = ["Certified", "Posterior", "Probe"]

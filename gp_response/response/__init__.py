@@ -1,0 +1,54 @@
+"""Response: observables, perturbations, and how the first move when the second do."""
+
+from gp_response.response.convert import CONVENTIONS
+from gp_response.response.finite import finite_response
+from gp_response.response.observable import Marginals, Observable
+from gp_response.response.observables import (
+    Average,
+    Contrast,
+    Loss,
+    Value,
+    Variance,
+    average,
+    contrast,
+    loss,
+    value,
+    variance,
+)
+from gp_response.response.perturbation import Energy, Perturbation
+from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
+from gp_response.response.refit import expectation, refit_response
+from gp_response.response.result import Modes, Susceptibility
+from gp_response.response.susceptibility import susceptibility
+
+__all__ = [
+    "CONVENTIONS",
+    "Average",
+    "Contrast",
+    "Delete",
+    "Energy",
+    "Insert",
+    "Loss",
+    "Marginals",
+    "Modes",
+    "Observable",
+    "Perturbation",
+    "Relabel",
+    "Reweight",
+    "Susceptibility",
+    "Value",
+    "Variance",
+    "average",
+    "contrast",
+    "delete",
+    "expectation",
+    "finite_response",
+    "insert",
+    "loss",
+    "refit_response",
+    "relabel",
+    "reweight",
+    "susceptibility",
+    "value",
+    "variance",
+]

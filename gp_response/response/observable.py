@@ -1,0 +1,123 @@
+"""What is asked of the field: an `Observable` is a weighted sum of local functionals of the field at points."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from gp_response.errors import InputError
+
+
+class Marginals(NamedTuple):
+    """The field at p points: mean (p,), variance (p,), and the model's noise variance σ² (0-dim)."""
+
+    mean: Tensor
+    variance: Tensor
+    noise: Tensor
+
+
+class Observable(ABC):
+    """m functionals `O_k[f] = Σ_a weights[k, a] · functional(f_a)` read at p points.
+
+    A subclass gives `local`, the posterior expectation of the functional in closed form, and `functional`, the
+    functional itself, by which `gp_response.testing.check_observable` proves the first. Derivatives of `local` are taken
+    by automatic differentiation.
+
+    Attributes:
+        points: (p, d).
+        weights: (m, p), or None for one functional a point (m = p).
+        unit: unit of the expectation, in terms of the target's unit y.
+    """
+
+    points: Tensor
+    weights: Tensor | None = None
+    unit: str = "y"
+
+    @abstractmethod
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
+        """⟨functional⟩ under N(mean, variance), elementwise. `data` are the per-point tensors of `local_data`."""
+
+    @abstractmethod
+    def functional(self, field: Tensor, at: Marginals) -> Tensor:
+        """The functional of field values (s, p) → (s, p)."""
+
+    def local_data(self) -> tuple[Tensor, ...]:
+        """Per-point tensors (p,) that `local` needs beside the marginals, such as labels."""
+        return ()
+
+    def names(self) -> list[str]:
+        m = len(self.points) if self.weights is None else len(self.weights)
+        return [f"{type(self).__name__.lower()}[{k}]" for k in range(m)]
+
+    def expectation(self, at: Marginals) -> Tensor:
+        """⟨O⟩, (m,)."""
+        return self.collect(self.local(at.mean, at.variance, at.noise, *self.local_data()))
+
+    def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
+        """Exact change of ⟨functional⟩ (p, c) for finite changes (p, c) of the marginals, before `collect`.
+
+        Override where the difference can be written without subtracting nearly equal numbers.
+        """
+        data = tuple(t[:, None] for t in self.local_data())
+        old = self.local(at.mean[:, None], at.variance[:, None], at.noise, *data)
+        return self.local(at.mean[:, None] + by_mean, at.variance[:, None] + by_variance, at.noise, *data) - old
+
+    def collect(self, local: Tensor) -> Tensor:
+        """Sum local values (p, …) into observables (m, …)."""
+        return local if self.weights is None else self.weights.to(local) @ local
+
+    def collect_error(self, local: Tensor) -> Tensor:
+        """Sum absolute errors (p, …) into bounds (m, …)."""
+        return local if self.weights is None else self.weights.abs().to(local) @ local
+
+    def derivatives(self, at: Marginals) -> "Derivatives":
+        """First and second derivatives of `local` by mean and variance at every point, each (p,)."""
+        data = self.local_data()
+
+        def one(pair: Tensor, *rest: Tensor) -> Tensor:
+            return self.local(pair[0], pair[1], at.noise, *rest)
+
+        pairs = torch.stack([at.mean, at.variance], dim=1)
+        first = vmap(grad(one))(pairs, *data)
+        second = vmap(torch.func.jacfwd(grad(one)))(pairs, *data)
+        return Derivatives(first[:, 0], first[:, 1], second[:, 0, 0], second[:, 0, 1], second[:, 1, 1])
+
+
+class Derivatives(NamedTuple):
+    """∂/∂μ, ∂/∂s, ∂²/∂μ², ∂²/∂μ∂s, ∂²/∂s² of a local expectation, s the variance; each (p,)."""
+
+    mean: Tensor
+    variance: Tensor
+    mean_mean: Tensor
+    mean_variance: Tensor
+    variance_variance: Tensor
+
+
+def as_points(x: Any, what: str) -> Tensor:
+    """x as a finite (p, d) floating tensor, or a clear error."""
+    x = torch.as_tensor(x)
+    x = x if x.is_floating_point() else x.double()
+    if x.ndim != 2 or not x.shape[0]:
+        raise InputError(f"{what} got points of shape {tuple(x.shape)}; expected (p, d) with p of at least 1")
+    if not bool(torch.isfinite(x).all()):
+        row, column = torch.nonzero(~torch.isfinite(x))[0].tolist()
+        raise InputError(f"{what} got {float(x[row, column])} at point {row}, column {column}; expected finite numbers")
+    return x
+
+
+def as_labels(y: Any, points: Tensor, what: str) -> Tensor:
+    """y as a finite (p,) tensor like the points, or a clear error."""
+    y = torch.as_tensor(y).to(points)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.shape != points.shape[:1]:
+        raise InputError(
+            f"{what} got labels of shape {tuple(y.shape)} for {len(points)} points; expected ({len(points)},)"
+        )
+    if not bool(torch.isfinite(y).all()):
+        raise InputError(f"{what} got a label that is NaN or inf at point {int(torch.nonzero(~torch.isfinite(y))[0])}")
+    return y
+
+
+__all__ = ["Derivatives", "Marginals", "Observable", "as_labels", "as_points"]

@@ -1,0 +1,197 @@
+"""The perturbations: reweight, relabel, delete, insert."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+from gp_response.errors import InputError
+from gp_response.response.observable import as_labels, as_points
+from gp_response.response.perturbation import Energy, Perturbation
+
+
+class Rows(Perturbation):
+    """Perturbations of training rows, alone (one column a row) or in groups (one column a group)."""
+
+    def __init__(self, rows: Any = None):
+        self.rows, self.labels = _read_groups(rows, self.kind)
+
+    def groups(self, data: Dataset) -> tuple[Tensor, Tensor, int]:
+        """Site rows (s,), their columns (s,), and the number of columns."""
+        n, device = len(data.train), data.train.x.device
+        if self.rows is None:
+            every = torch.arange(n, device=device)
+            return every, every, n
+        at = torch.cat(self.rows).to(device)
+        if len(at) and (int(at.min()) < -n or int(at.max()) >= n):
+            bad = next(int(i) for i in at if not -n <= int(i) < n)
+            raise InputError(f"{self.kind} got row {bad}; the training set has rows 0 to {n - 1}")
+        sizes = torch.tensor([len(rows) for rows in self.rows], device=device)
+        return at % n, torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes), len(sizes)
+
+    def columns(self, data: Dataset) -> list[str]:
+        if self.labels is not None:
+            return list(self.labels)
+        at, column, count = self.groups(data)
+        if count == len(at):
+            return [str(int(row)) for row in data.train.rows[at]]
+        return ["{" + ",".join(str(int(r)) for r in data.train.rows[at[column == c]]) + "}" for c in range(count)]
+
+    def spread(self, data: Dataset, h: Tensor | float) -> Tensor:
+        """Amplitudes h of the columns summed onto the training rows, (n,)."""
+        at, column, count = self.groups(data)
+        h = torch.as_tensor(h, dtype=data.train.y.dtype, device=data.train.y.device).expand(count)
+        return torch.zeros_like(data.train.y).index_add(0, at, h[column])
+
+    def sites(self, data: Dataset, curvature: Tensor, pull: Tensor) -> Energy:
+        at, column, count = self.groups(data)
+        return Energy(
+            at, column, count, curvature.expand(len(data.train))[at], data.train.y[at], pull[at],
+            one_each=count == len(at),
+        )  # fmt: skip
+
+
+class Reweight(Rows):
+    """`ρ_i → ρ_i + h`; see `reweight`."""
+
+    kind, unit = "reweight", "unit of sample weight"
+
+    def energy(self, data: Dataset, noise: Tensor) -> Energy:
+        return self.sites(data, 1.0 / noise, torch.zeros_like(data.train.y))
+
+    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+        return data.with_train(weights=data.train.weights + self.spread(data, h))
+
+
+class Relabel(Rows):
+    """`y_i → y_i + h`; see `relabel`."""
+
+    kind, unit = "relabel", "unit of y"
+
+    def energy(self, data: Dataset, noise: Tensor) -> Energy:
+        return self.sites(data, torch.zeros_like(noise), data.train.weights / noise)
+
+    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+        return data.with_train(y=data.train.y + self.spread(data, h))
+
+
+class Delete(Rows):
+    """`ρ_i → (1 - h) ρ_i` for a set; see `delete`."""
+
+    kind, unit = "delete", "fraction of the set's weight removed"
+
+    def energy(self, data: Dataset, noise: Tensor) -> Energy:
+        return self.sites(data, -data.train.weights / noise, torch.zeros_like(data.train.y))
+
+    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+        if isinstance(h, int | float) and h == 1:  # a whole deletion really takes the rows out
+            keep = torch.ones(len(data.train), dtype=torch.bool, device=data.train.x.device)
+            keep[self.groups(data)[0]] = False
+            if not bool(keep.any()):
+                raise InputError(f"delete got all {len(data.train)} training rows; at least one must stay")
+            return data.keep(keep)
+        return data.with_train(weights=data.train.weights * (1.0 - self.spread(data, h)))
+
+
+class Insert(Perturbation):
+    """New rows with weight h; see `insert`."""
+
+    kind, unit, from_zero = "insert", "weight of the new rows", True
+
+    def __init__(self, x: Any, y: Any, *, each: bool = False):
+        self.x = as_points(x, "insert")
+        self.y = as_labels(y, self.x, "insert")
+        self.each = each
+
+    def columns(self, data: Dataset) -> list[str]:
+        count = len(self.x)
+        return [f"new[{k}]" for k in range(count)] if self.each or count == 1 else [f"new[0:{count}]"]
+
+    def energy(self, data: Dataset, noise: Tensor) -> Energy:
+        x, y = self._checked(data)
+        every = torch.arange(len(x), device=x.device)
+        column = every if self.each else torch.zeros_like(every)
+        return Energy(
+            every, column, len(x) if self.each else 1, (1.0 / noise).expand(len(x)), y, torch.zeros_like(y),
+            points=x, one_each=self.each or len(x) == 1,
+        )  # fmt: skip
+
+    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+        x, y = self._checked(data)
+        train = data.train
+        weights = torch.as_tensor(h, dtype=y.dtype, device=y.device).expand(len(y))
+        return data.with_train(
+            x=torch.cat([train.x, x]),
+            y=torch.cat([train.y, y]),
+            weights=torch.cat([train.weights, weights]),
+            rows=torch.cat([train.rows, torch.full((len(y),), -1, dtype=train.rows.dtype, device=train.rows.device)]),
+        )
+
+    def _checked(self, data: Dataset) -> tuple[Tensor, Tensor]:
+        if self.x.shape[1] != data.dim:
+            raise InputError(f"insert got points with {self.x.shape[1]} columns; the training set has {data.dim}")
+        return self.x.to(data.train.x), self.y.to(data.train.y)
+
+
+def reweight(rows: Any = None) -> Reweight:
+    """`ρ_i → ρ_i + h`: h more of a training row's loss. h = -1 removes a row of weight one, h = 1 doubles it.
+
+    Args:
+        rows: None for every training row, one column each, in training order; a sequence of row numbers, one column
+            each; or groups `{name: rows}` / a sequence of sequences, one column a group.
+    """
+    return Reweight(rows)
+
+
+def relabel(rows: Any = None) -> Relabel:
+    """`y_i → y_i + h`, in the unit of `data.train.y`. Arguments as for `reweight`."""
+    return Relabel(rows)
+
+
+def delete(rows: Any, *, each: bool = False) -> Delete:
+    """Take training rows out: `ρ_i → (1 - h) ρ_i`, gone at h = 1.
+
+    Args:
+        rows: a sequence of row numbers, removed together (one column); groups `{name: rows}`, one column a group.
+        each: one column a row instead.
+    """
+    together = not (each or isinstance(rows, Mapping) or _is_nested(rows))
+    return Delete([rows] if together else rows)
+
+
+def insert(x: Any, y: Any, *, each: bool = False) -> Insert:
+    """Add rows x (k, d), y (k,) with weight h, together (one column) or, with `each`, one column a row."""
+    return Insert(x, y, each=each)
+
+
+def _is_nested(rows: Any) -> bool:
+    return isinstance(rows, Sequence) and len(rows) > 0 and not isinstance(rows[0], int) and hasattr(rows[0], "__len__")
+
+
+def _read_groups(rows: Any, kind: str) -> tuple[list[Tensor] | None, list[str] | None]:
+    if rows is None:
+        return None, None
+    labels = [str(name) for name in rows] if isinstance(rows, Mapping) else None
+    parts = list(rows.values()) if isinstance(rows, Mapping) else list(rows) if _is_nested(rows) else None
+    if parts is None:
+        parts = [[int(row)] for row in _as_index(rows, kind)]
+    groups = [_as_index(part, kind) for part in parts]
+    for group in groups:
+        if len(group) != len(group.unique()):
+            raise InputError(f"{kind} got a row twice in one group: {group.tolist()}")
+    return groups, labels
+
+
+def _as_index(rows: Any, kind: str) -> Tensor:
+    index = torch.as_tensor(rows)
+    index = index[None] if index.ndim == 0 else index
+    if index.dtype == torch.bool and index.ndim == 1:
+        index = torch.nonzero(index).flatten()
+    if index.is_floating_point() or index.ndim != 1 or not len(index):
+        raise InputError(f"{kind} got rows {rows!r}; expected a non-empty sequence of row numbers, or groups of them")
+    return index.long()
+
+
+__all__ = ["Delete", "Insert", "Relabel", "Reweight", "delete", "insert", "relabel", "reweight"]

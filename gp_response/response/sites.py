@@ -1,0 +1,52 @@
+"""What a perturbation's sites look like from the observable's points: covariances and forces, with error bounds."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.response.perturbation import Energy
+
+
+class Sites(NamedTuple):
+    """Posterior covariance of p points with s sites, (p, s), and the force `-dV/df` on each site's mean, (s,)."""
+
+    covariance: Certified
+    force: Certified
+    probe: Probe | None
+
+
+def look(posterior: Posterior, probe: Probe, energy: Energy) -> Sites:
+    """Covariances and forces for an energy. For training rows the force uses residuals that cancel nothing."""
+    if energy.points is not None:
+        there = posterior.probe(energy.points)
+        mean = there.mean
+        residual = Certified(energy.target - mean.value[energy.at], mean.error[energy.at])
+        between = probe.to(there)
+        covariance = Certified(between.value[:, energy.at], between.error[:, energy.at])
+    else:
+        there, own = None, posterior.residuals
+        shift = energy.target - posterior.data.train.y[energy.at]
+        residual = Certified(own.value[energy.at] + shift, own.error[energy.at])
+        covariance = probe.to_train(None if _all_rows(energy, posterior) else energy.at)
+    force = energy.curvature * residual.value + energy.pull
+    return Sites(covariance, Certified(force, energy.curvature.abs() * residual.error), there)
+
+
+def _all_rows(energy: Energy, posterior: Posterior) -> bool:
+    n = len(posterior.data.train)
+    return (
+        energy.one_each and len(energy.at) == n and bool((energy.at == torch.arange(n, device=energy.at.device)).all())
+    )
+
+
+def by_column(per_site: Tensor, energy: Energy) -> Tensor:
+    """Sum sites (…, s) into columns (…, c)."""
+    if energy.one_each:
+        return per_site
+    out = per_site.new_zeros(*per_site.shape[:-1], energy.columns)
+    return out.index_add(-1, energy.column, per_site)
+
+
+__all__ = ["Sites", "by_column", "look"]

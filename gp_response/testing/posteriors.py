@@ -1,0 +1,108 @@
+"""The laws of posteriors and heads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset, dataset
+from gp_response.posterior import Posterior
+from gp_response.testing.report import assert_close
+
+
+def example_data(*, n: int = 40, dim: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Dataset:
+    """Rows with unequal weights, a duplicated input and two nearly equal ones: what laws should survive."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    x[1], x[3] = x[0], x[2] + 1e-9
+    y = torch.sin(x.sum(dim=1)) + 0.3 * torch.randn(n, generator=generator, dtype=torch.float64)
+    weights = 0.5 + torch.rand(n, generator=generator, dtype=torch.float64)
+    test = torch.randn(7, dim, generator=generator, dtype=torch.float64)
+    return dataset(
+        x.to(dtype), y.to(dtype), test_x=test.to(dtype), test_y=torch.sin(test.sum(dim=1)).to(dtype),
+        weights=weights.to(dtype), standardise=False,
+    )  # fmt: skip
+
+
+def check_posterior(posterior: Posterior, x: Tensor, *, tolerance: float = 1e-9) -> None:
+    """Symmetric positive semi-definite covariance, variance its diagonal, training covariances and residuals consistent.
+
+    Args:
+        posterior: any posterior.
+        x: (p, d) points to look from.
+    """
+    train = posterior.data.train
+    cov = posterior.cov(x)
+    scale = float(posterior.prior_cov(x, x).diagonal().max())
+    assert_close("S = Sᵀ", cov, cov.T, tolerance=tolerance, scale=scale)
+    lowest = float(torch.linalg.eigvalsh(0.5 * (cov + cov.T))[0])
+    if lowest < -tolerance * scale * len(x):
+        raise AssertionError(
+            f"S is positive semi-definite: smallest eigenvalue {lowest:.3e} at prior scale {scale:.3g}"
+        )
+    assert_close("variance(x) = diag cov(x)", posterior.variance(x), cov.diagonal(), tolerance=tolerance, scale=scale)
+    probe = posterior.probe(x)
+    across = posterior.cov(x, train.x)
+    assert_close(
+        "covariance with training rows by one solve = cov(x, train)",
+        probe.to_train().value,
+        across,
+        tolerance=tolerance,
+        scale=scale,
+    )
+    some = torch.arange(len(train) - 1, -1, -2, device=train.x.device)
+    assert_close(
+        "the same for chosen rows", probe.to_train(some).value, across[:, some], tolerance=tolerance, scale=scale
+    )
+    mean = posterior.mean(train.x)
+    assert_close(
+        "residuals = y - mean(train)",
+        posterior.residuals.value,
+        train.y - mean,
+        tolerance=tolerance,
+        scale=float(train.y.abs().max()),
+    )
+    prior = posterior.prior_cov(x, x)
+    if float(torch.linalg.eigvalsh(0.5 * (prior + prior.T) - 0.5 * (cov + cov.T))[0]) < -tolerance * scale * len(x):
+        raise AssertionError("data never add variance: prior minus posterior covariance is not positive semi-definite")
+
+
+def check_head(head: Any, *, data: Dataset | None = None, tolerance: float = 1e-9) -> None:
+    """An exact head equals the dense formulas, ignores rows of weight zero, and obeys the posterior's laws.
+
+    Args:
+        head: with `kernel`, `noise`, `beta`, `prior_mean`, `condition(data)`.
+        data: None takes a small set with duplicates and unequal weights; its dimension must then suit the kernel.
+    """
+    data = example_data() if data is None else data
+    posterior, train, x = head.condition(data), data.train, data.test.x
+    mean, cov = dense_posterior(head, data, x)
+    scale = float(head.kernel.diagonal(x).detach().max())
+    assert_close("mean = dense GP mean", posterior.mean(x), mean, tolerance=tolerance, scale=float(train.y.abs().max()))
+    assert_close("cov = dense GP covariance", posterior.cov(x), cov, tolerance=tolerance, scale=scale)
+    check_posterior(posterior, x, tolerance=tolerance)
+    weights = train.weights.clone()
+    weights[::3] = 0.0
+    unseen, gone = (
+        head.condition(data.with_train(weights=weights)),
+        head.condition(data.with_train(weights=weights).keep(weights > 0)),
+    )
+    assert_close("a row of weight 0 = no row (mean)", unseen.mean(x), gone.mean(x), tolerance=tolerance)
+    assert_close("a row of weight 0 = no row (cov)", unseen.cov(x), gone.cov(x), tolerance=tolerance, scale=scale)
+    check_posterior(unseen, x, tolerance=tolerance)
+    again = head.condition(data)
+    assert_close("conditioning is deterministic", again.mean(x), posterior.mean(x), tolerance=0.0)
+
+
+def dense_posterior(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance by the textbook formulas with an explicit inverse, in float64 (Rasmussen & Williams, 2.25-2.26)."""
+    train = data.train
+    with torch.no_grad():
+        k, cross, prior = (head.kernel.matrix(*pair).double() for pair in ((train.x, train.x), (x, train.x), (x, x)))
+        noise = (head.noise / (head.beta * train.weights)).double()
+        inverse = torch.linalg.inv(k + torch.diag(noise))
+    mean = head.prior_mean + cross @ (inverse @ (train.y.double() - head.prior_mean))
+    return mean.to(train.y), (prior - cross @ inverse @ cross.T).to(train.y)
+
+
+__all__ = ["check_head", "check_posterior", "dense_posterior", "example_data"]

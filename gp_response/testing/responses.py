@@ -1,0 +1,128 @@
+"""The laws of observables and perturbations: closed form = Monte Carlo, closed form = derivative of the refit."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+from gp_response.heads import Exact
+from gp_response.kernels import Matern52
+from gp_response.posterior import Posterior
+from gp_response.response import (
+    Marginals, Observable, Perturbation, finite_response, loss, refit_response, susceptibility, value, variance,
+)  # fmt: skip
+from gp_response.testing.posteriors import example_data
+from gp_response.testing.report import assert_close
+
+
+def example_head(dim: int = 3, *, beta: float = 1.0) -> Exact:
+    """A small head that is neither rigid nor interpolating."""
+    return Exact(Matern52(lengthscale=[1.5] * dim, outputscale=1.3), noise=0.2, mean=0.1, beta=beta)
+
+
+def check_observable(
+    observable: Observable, *, posterior: Posterior | None = None, samples: int = 200_000, seed: int = 0
+) -> None:
+    """`expectation` = average of `functional` over draws, `change` = difference of expectations, derivatives = finite differences.
+
+    Args:
+        observable: its points must suit the posterior's inputs.
+        posterior: None conditions a small Matérn-5/2 head on example rows of the observable's dimension.
+    """
+    posterior = posterior or example_head(observable.points.shape[1]).condition(
+        example_data(dim=observable.points.shape[1])
+    )
+    probe = posterior.probe(observable.points)
+    at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
+    _check_monte_carlo(observable, at, posterior.cov(observable.points), samples, seed)
+    step = Marginals(at.mean + 0.3, at.variance * 1.4, at.noise)
+    change = observable.change(at, torch.full_like(at.mean, 0.3)[:, None], 0.4 * at.variance[:, None])
+    difference = observable.expectation(step) - observable.expectation(at)
+    size = float(observable.collect_error(change.abs()).max())
+    assert_close(
+        "change = difference of expectations", observable.collect(change)[:, 0], difference, tolerance=1e-9, scale=size
+    )
+    names = observable.names()
+    if len(names) != len(difference) or len(set(names)) != len(names):
+        raise AssertionError(f"one distinct name an observable: got {names} for {len(difference)}")
+
+
+def _check_monte_carlo(observable: Observable, at: Marginals, cov: Tensor, samples: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values, vectors = torch.linalg.eigh(0.5 * (cov + cov.T))
+    root = vectors * values.clamp_min(0.0).sqrt()
+    draws = at.mean + torch.randn(samples, len(at.mean), generator=generator, dtype=cov.dtype) @ root.T
+    functional = observable.functional(draws, at)
+    observed = functional if observable.weights is None else functional @ observable.weights.to(functional).T
+    mean, error = observed.mean(dim=0), observed.std(dim=0) / samples**0.5
+    off = (mean - observable.expectation(at)).abs() / error.clamp_min(1e-12)
+    if bool((off > 6.0).any()) or bool(torch.isnan(off).any()):
+        worst = int(off.nan_to_num(float("inf")).argmax())
+        raise AssertionError(
+            f"expectation = Monte Carlo: observable {worst} is {float(off[worst]):.1f} standard errors off "
+            f"({float(observable.expectation(at)[worst]):.6g} against {float(mean[worst]):.6g} ± {float(error[worst]):.2g})"
+        )
+
+
+def check_perturbation(
+    perturbation: Perturbation,
+    *,
+    head: Any = None,
+    data: Dataset | None = None,
+    h: float = 1.0,
+    tolerance: float = 1e-7,
+) -> dict[str, float]:
+    """Closed form = derivative of the refit (automatic and by differences); exact finite answer = refit; h = 0 does nothing.
+
+    Checked for values, losses and variances at the data's test points.
+
+    Args:
+        perturbation: its rows or points must suit the data.
+        head: None takes a small Matérn-5/2 head.
+        data: None takes example rows.
+        h: amplitude of the finite check.
+
+    Returns:
+        the largest relative gap of each law.
+    """
+    data = example_data() if data is None else data
+    head = example_head(data.dim) if head is None else head
+    posterior, x = head.condition(data), data.test.x
+    gaps: dict[str, float] = {}
+    for observable in (value(x), loss(x, data.test.y), variance(x)):
+        name = type(observable).__name__.lower()
+        chi = susceptibility(posterior, observable, perturbation)
+        refit = refit_response(head, data, observable, perturbation)
+        gaps[f"derivative of {name}"] = assert_close(
+            f"closed form = derivative of the refit ({name})", chi.matrix, refit.matrix, tolerance=tolerance)  # fmt: skip
+        slope = _difference(head, data, observable, perturbation)
+        assert_close(f"closed form = finite difference of refits ({name})", chi.matrix, slope, tolerance=1e-5)
+        finite = finite_response(posterior, observable, perturbation, h=h)
+        really = refit_response(head, data, observable, perturbation, h=h)
+        gaps[f"finite {name}"] = assert_close(
+            f"finite response = refit at h = {h} ({name})", finite.matrix, really.matrix, tolerance=tolerance)  # fmt: skip
+        nothing = refit_response(head, data, observable, perturbation, h=0.0)
+        assert_close(
+            f"h = 0 changes nothing ({name})",
+            nothing.matrix,
+            torch.zeros_like(nothing.matrix),
+            tolerance=1e-12,
+            scale=1.0,
+        )
+    columns = perturbation.columns(data)
+    if len(columns) != chi.shape[1]:
+        raise AssertionError(f"one name a column: got {len(columns)} names for {chi.shape[1]} columns")
+    return gaps
+
+
+def _difference(
+    head: Any, data: Dataset, observable: Observable, perturbation: Perturbation, step: float = 1e-4
+) -> Tensor:
+    """Second-order difference of refits; one-sided where negative amplitudes do not exist."""
+    other = 2.0 if perturbation.from_zero else -1.0
+    one, two = (refit_response(head, data, observable, perturbation, h=s * step).matrix for s in (1.0, other))
+    return (4.0 * one - two) / (2.0 * step) if perturbation.from_zero else (one - two) / (2.0 * step)
+
+
+__all__ = ["check_observable", "check_perturbation", "example_head"]
