@@ -1,7 +1,7 @@
-"""Features: torch modules from points to points, for `kernel.on(features)`. Any nn.Module works; chain with nn.Sequential."""
+"""Features for `kernel.on(features)`: torch modules from points to points. Any will do; chain with nn.Sequential."""
 
-from .identity import Identity
-from .mlp import MLP
-from .unit_box import UnitBox
+from gp_response.features.identity import Identity
+from gp_response.features.mlp import MLP
+from gp_response.features.unit_box import UnitBox
 
 __all__ = ["MLP", "Identity", "UnitBox"]

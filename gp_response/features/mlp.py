@@ -1,12 +1,13 @@
 """A fully connected network."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, unknown_name
+from gp_response.errors import InputError, unknown_name
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -32,7 +33,7 @@ class MLP(nn.Module):
             raise unknown_name("activation", activation, ACTIVATIONS)
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             layers += [_linear(fan_in, fan_out, generator), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 

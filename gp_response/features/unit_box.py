@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from gp_response.errors import InputError
 
 
 class UnitBox(nn.Module):

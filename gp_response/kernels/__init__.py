@@ -1,23 +1,35 @@
 """Kernels: one formula each. They are gpytorch kernels, and work in any gpytorch or BoTorch model."""
 
-from .base import Kernel
-from .composite import CompositeKernel
-from .dot import DotKernel
-from .foreign import Foreign
-from .maths import sqrt
-from .matern12 import Matern12
-from .matern32 import Matern32
-from .matern52 import Matern52
-from .on import On
-from .operator import KernelOperator
-from .product import Product
-from .rbf import RBF
-from .scale import Scale
-from .stationary import StationaryKernel
-from .sum import Sum
+from gp_response.kernels.arc_cosine import ArcCosine
+from gp_response.kernels.base import Kernel
+from gp_response.kernels.composite import CompositeKernel
+from gp_response.kernels.constant import Constant
+from gp_response.kernels.dot import DotKernel
+from gp_response.kernels.foreign import Foreign
+from gp_response.kernels.linear import Linear
+from gp_response.kernels.matern12 import Matern12
+from gp_response.kernels.matern32 import Matern32
+from gp_response.kernels.matern52 import Matern52
+from gp_response.kernels.maths import sqrt
+from gp_response.kernels.on import On
+from gp_response.kernels.operator import KernelOperator
+from gp_response.kernels.periodic import Periodic
+from gp_response.kernels.polynomial import Polynomial
+from gp_response.kernels.product import Product
+from gp_response.kernels.rational_quadratic import RationalQuadratic
+from gp_response.kernels.rbf import RBF
+from gp_response.kernels.scale import Scale
+from gp_response.kernels.stationary import StationaryKernel
+from gp_response.kernels.sum import Sum
 
 __all__ = [
     "RBF",
+    "ArcCosine",
+    "Constant",
+    "Linear",
+    "Polynomial",
+    "Periodic",
+    "RationalQuadratic",
     "CompositeKernel",
     "DotKernel",
     "Foreign",

@@ -9,13 +9,13 @@ from gpytorch.constraints import Interval
 from gpytorch.priors import Prior
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..shapes import Matrix, OtherPoints, Points, Values
-from . import dense
-from .casting import call_in_dtype_of
-from .operator import KernelOperator
-from .parameters import Parametrised, Value, checked
-from .points import Coordinates, batch_shape, check_points, each, leaves
+from gp_response.errors import InputError
+from gp_response.kernels import dense
+from gp_response.kernels.casting import call_in_dtype_of
+from gp_response.kernels.operator import KernelOperator
+from gp_response.kernels.parameters import Parametrised, Value, checked
+from gp_response.kernels.points import Coordinates, batch_shape, check_points, each, leaves
+from gp_response.shapes import Matrix, OtherPoints, Points, Values
 
 
 class Kernel(Parametrised):
@@ -33,7 +33,7 @@ class Kernel(Parametrised):
     points. Raises InputError for values that are not positive, or lengthscales that do not match ard or the points.
     """
 
-    operations: ClassVar[dict[str, type["Kernel"]]] = {}  # "+", "*", "scale", "on", "foreign": filled by their modules
+    operations: ClassVar[dict[str, Any]] = {}  # "+", "*", "scale", "on", "foreign": filled by their modules
 
     def __init_subclass__(cls, *, operation: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -76,13 +76,13 @@ class Kernel(Parametrised):
     def formula(self, x: Any, y: Any) -> Any:
         """The covariance of broadcasting points without the outputscale.
 
-        x (..., n, 1, d) and y (..., 1, m, d) are coordinates as tensors or as KeOps LazyTensors; reduce the last dimension
-        with `.sum(-1)`.
+        x (..., n, 1, d) and y (..., 1, m, d) are coordinates as tensors or as KeOps LazyTensors; reduce the last
+        dimension with `.sum(-1)`.
         """
         raise NotImplementedError(f"{type(self).__name__} defines neither formula(x, y) nor profile(...)")
 
     def coordinates(self, x: Tensor) -> Coordinates:
-        """What `formula` reads, from points (..., n, d): by default x / lengthscale. Evaluated once per set of points."""
+        """What `formula` reads, from points (..., n, d): by default x / lengthscale. Evaluated once a set of points."""
         return x / self.lengthscale if self.has_lengthscale else x
 
     # What everybody uses --------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Kernel(Parametrised):
             x = x.index_select(-1, self.active_dims.to(x.device))
         if self.ard_num_dims not in (None, x.shape[-1]):
             raise InputError(
-                f"{type(self).__name__} has {self.ard_num_dims} lengthscales but its points have {x.shape[-1]} columns; "
+                f"{type(self).__name__} has {self.ard_num_dims} lengthscales for points of {x.shape[-1]} columns; "
                 f"use ard={x.shape[-1]}"
             )
         return x

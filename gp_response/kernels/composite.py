@@ -5,9 +5,9 @@ from typing import Any
 import gpytorch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from .base import Kernel
-from .points import Coordinates
+from gp_response.errors import InputError
+from gp_response.kernels.base import Kernel
+from gp_response.kernels.points import Coordinates
 
 
 class CompositeKernel(Kernel):
@@ -24,15 +24,20 @@ class CompositeKernel(Kernel):
         wrap = self.operations["foreign"]
         self.kernels = nn.ModuleList(part if isinstance(part, Kernel) else wrap(part) for part in parts)
 
+    @property
+    def parts(self) -> tuple[Kernel, ...]:
+        """The kernels it is made of."""
+        return tuple(self.kernels)  # type: ignore[arg-type]
+
     def join(self, values: list[Any]) -> Any:
         """The value from those of the parts: tensors, or KeOps LazyTensors."""
         raise NotImplementedError
 
     def coordinates(self, x: Tensor) -> Coordinates:
-        return tuple(kernel.coordinates(kernel.select(x)) for kernel in self.kernels)
+        return tuple(kernel.coordinates(kernel.select(x)) for kernel in self.parts)
 
     def formula(self, x: Coordinates, y: Coordinates) -> Any:
-        return self.join([k.scaled(k.formula(u, v)) for k, u, v in zip(self.kernels, x, y, strict=True)])
+        return self.join([k.scaled(k.formula(u, v)) for k, u, v in zip(self.parts, x, y, strict=True)])
 
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self._joined("block", x, y)
@@ -44,18 +49,18 @@ class CompositeKernel(Kernel):
         return self._joined("symbolic", x, y)
 
     def width(self, x: Coordinates) -> int:
-        return max(k.width(u) for k, u in zip(self.kernels, x, strict=True))
+        return max(k.width(u) for k, u in zip(self.parts, x, strict=True))
 
     def _joined(self, method: str, x: Coordinates, y: Coordinates) -> Any:
-        return self.scaled(self.join([getattr(k, method)(u, v) for k, u, v in zip(self.kernels, x, y, strict=True)]))
+        return self.scaled(self.join([getattr(k, method)(u, v) for k, u, v in zip(self.parts, x, y, strict=True)]))
 
     @property
     def is_stationary(self) -> bool:
-        return all(kernel.is_stationary for kernel in self.kernels)
+        return all(kernel.is_stationary for kernel in self.parts)
 
     def __repr__(self) -> str:
         own = super().__repr__()[len(type(self).__name__) + 1 : -1]
-        return f"{type(self).__name__}({', '.join([*map(repr, self.kernels), *filter(None, [own])])})"
+        return f"{type(self).__name__}({', '.join([*map(repr, self.parts), *filter(None, [own])])})"
 
 
 __all__ = ["CompositeKernel"]

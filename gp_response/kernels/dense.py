@@ -1,4 +1,4 @@
-"""Dense evaluation in row tiles: memory of one matrix without gradients, and of a few tiles beyond it with them."""
+"""Dense evaluation in row tiles."""
 
 from typing import Any
 
@@ -6,79 +6,39 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .casting import call_with, state
-from .points import Coordinates, batch_shape, leaves, length, take
+from gp_response.kernels.casting import call_with, state
+from gp_response.kernels.points import Coordinates, leaves, row_tiles, take
+from gp_response.kernels.recompute import TILE, filled, recomputed
 
-TILE = 2**18  # elements of a tile: 2 MiB in float64, so that it and a formula's temporaries stay in cache
-RECOMPUTE = 2**22  # entries above which autograd recomputes a row block instead of keeping its temporaries
+RECOMPUTE = 2**22  # numbers autograd may keep before it has to recompute them
 
 
 def matrix(kernel: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """k(x_i, y_j) as (*batch, n, m); y = None means x and gives an exactly symmetric matrix."""
     cx = kernel.coordinates(x)
     cy = cx if y is None else kernel.coordinates(y)
-    if _inside_transform():
-        full = kernel.block(cx, cy)
-    elif not _needs_grad(kernel, cx, cy):
-        return _filled(kernel, cx, cy, symmetric=y is None)
-    else:
-        full = torch.cat([_block(kernel, take(cx, rows), cy) for rows in _rows(kernel, cx, cy, RECOMPUTE)], dim=-2)
-    return 0.5 * (full + full.mT) if y is None else full
+    plain = _inside_transform() or (_needs_grad(kernel, cx, cy) and len(row_tiles(kernel, cx, cy, RECOMPUTE)) == 1)
+    if not plain:
+        evaluate = recomputed if _needs_grad(kernel, cx, cy) else filled
+        return evaluate(kernel, cx, cy, symmetric=y is None)
+    k = kernel.block(cx, cy)
+    return 0.5 * (k + k.mT) if y is None else k
 
 
 def product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
     """K(x, y) @ v for v (..., m, t) without ever holding K; differentiable."""
-    recompute = _needs_grad(kernel, cx, cy) and not _inside_transform()
-    block = _block if recompute else _plain
-    parts = [block(kernel, take(cx, rows), cy, v) for rows in _rows(kernel, cx, cy, TILE)]
-    return torch.cat(parts, dim=-2)
+    multiply = _recomputed_product if _needs_grad(kernel, cx, cy) and not _inside_transform() else _product
+    return torch.cat([multiply(kernel, take(cx, rows), cy, v) for rows in row_tiles(kernel, cx, cy, TILE)], dim=-2)
 
 
-def _filled(kernel: Any, cx: Coordinates, cy: Coordinates, *, symmetric: bool) -> Tensor:
-    batch, first = batch_shape(kernel, cx, cy), leaves(cx)[0]
-    out = first.new_empty(*batch, length(cx), length(cy))
-    with torch.no_grad():
-        for rows in _rows(kernel, cx, cy, TILE):
-            upto = rows.stop if symmetric else length(cy)
-            out[..., rows, :upto] = kernel.block(take(cx, rows), take(cy, slice(0, upto)))
-            if symmetric:
-                _mirror(out, rows)
-    return out
+def _product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
+    return kernel.block(cx, cy) @ v
 
 
-def _mirror(out: Tensor, rows: slice) -> None:
-    """Copy the strictly lower part of some rows to the columns of the same numbers.
-
-    Both halves would come out equal up to the last bit: vectorised and scalar code paths round differently.
-    """
-    square = out[..., rows, rows]
-    square.copy_(square.tril() + square.tril(-1).mT)
-    out[..., : rows.start, rows] = out[..., rows, : rows.start].mT
-
-
-def _plain(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor | None = None) -> Tensor:
-    k = kernel.block(cx, cy)
-    return k if v is None else k @ v
-
-
-def _block(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor | None = None) -> Tensor:
-    """A block that autograd recomputes, if it is one of several or only a means to a product.
-
-    The tensors are handed over by value: by the time of the backward pass an enclosing `functional_call` (a dtype cast, a
-    caller's jacobian) has put the module's own parameters back.
-    """
-    if v is None and length(cx) * length(cy) * kernel.width(cx) <= RECOMPUTE:
-        return kernel.block(cx, cy)
-    return checkpoint(
-        call_with, kernel, state(kernel), _plain, cx, cy, v, use_reentrant=False, preserve_rng_state=False
-    )
-
-
-def _rows(kernel: Any, cx: Coordinates, cy: Coordinates, elements: int) -> list[slice]:
-    """Slices of rows whose blocks have about `elements` elements, temporaries of the formula included."""
-    n, per_row = length(cx), batch_shape(kernel, cx, cy).numel() * length(cy) * kernel.width(cx)
-    step = max(1, elements // max(1, per_row))
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)] or [slice(0, 0)]
+def _recomputed_product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
+    # The kernel's tensors go by value: an enclosing `functional_call` is over when the backward pass comes.
+    args = (kernel, state(kernel), _product, cx, cy, v)
+    return checkpoint(call_with, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def _needs_grad(kernel: Any, *points: Coordinates) -> bool:
@@ -87,7 +47,7 @@ def _needs_grad(kernel: Any, *points: Coordinates) -> bool:
 
 
 def _inside_transform() -> bool:
-    # torch.func refuses checkpointing (saved-tensor hooks) and writes into buffers it does not track; torch is pinned.
+    # torch.func refuses saved-tensor hooks and writes into buffers it does not track; the version of torch is pinned.
     return torch._C._functorch.maybe_current_level() is not None
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Kernel
-from .points import Coordinates
+from gp_response.kernels.base import Kernel
+from gp_response.kernels.points import Coordinates
 
 
 class DotKernel(Kernel):

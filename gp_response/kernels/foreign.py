@@ -6,8 +6,8 @@ import gpytorch
 from linear_operator import to_dense
 from torch import Tensor
 
-from ..errors import InputError
-from .base import Kernel
+from gp_response.errors import InputError
+from gp_response.kernels.base import Kernel
 
 
 class Foreign(Kernel, operation="foreign"):

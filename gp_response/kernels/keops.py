@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import InputError, MissingDependency
-from .points import Coordinates, each
+from gp_response.errors import InputError, MissingDependency
+from gp_response.kernels.points import Coordinates, each
 
 
 def product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:

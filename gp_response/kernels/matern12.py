@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from .maths import sqrt
-from .stationary import StationaryKernel
+from gp_response.kernels.maths import sqrt
+from gp_response.kernels.stationary import StationaryKernel
 
 
 class Matern12(StationaryKernel):
     """exp(-r), the covariance of an Ornstein-Uhlenbeck process; Rasmussen & Williams (4.18).
 
-    Its samples have no derivative; neither has the kernel where two points coincide, and the gradient there is taken as 0.
+    Its samples have no derivative; neither has the kernel where two points coincide: the gradient there is taken as 0.
     """
 
     def profile(self, r2: Any) -> Any:

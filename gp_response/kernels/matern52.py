@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from .maths import sqrt
-from .stationary import StationaryKernel
+from gp_response.kernels.maths import sqrt
+from gp_response.kernels.stationary import StationaryKernel
 
 
 class Matern52(StationaryKernel):

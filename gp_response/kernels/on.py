@@ -5,16 +5,16 @@ from typing import Any
 import gpytorch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from .composite import CompositeKernel
-from .points import Coordinates
+from gp_response.errors import InputError
+from gp_response.kernels.composite import CompositeKernel
+from gp_response.kernels.points import Coordinates
 
 
 class On(CompositeKernel, operation="on"):
     """k(f(x), f(y)); what `k.on(f)` makes.
 
-    features: any torch module from points (..., n, d) to points (..., n, d'), row by row. Its parameters are parameters of
-    the kernel; it is evaluated once per set of points, however many tiles the matrix has.
+    features: any torch module from points (..., n, d) to points (..., n, d'), row by row. Its parameters are parameters
+    of the kernel; it is evaluated once per set of points, however many tiles the matrix has.
     Raises InputError when the features are not a module, or give something else than floating (..., n, d').
     """
 

@@ -8,9 +8,9 @@ from linear_operator.operators import LinearOperator
 from linear_operator.utils.getitem import _noop_index
 from torch import Tensor
 
-from ..errors import InputError, unknown_name
-from . import dense, keops
-from .casting import call_in_dtype_of, call_with
+from gp_response.errors import InputError, unknown_name
+from gp_response.kernels import dense, keops
+from gp_response.kernels.casting import call_in_dtype_of, call_with
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {"dense": dense.product, "keops": keops.product}
 
@@ -18,8 +18,8 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {"dense": dense.product, "keops": k
 class KernelOperator(LinearOperator):
     """k(x_i, y_j) for x (*batch, n, d) and y (*batch, m, d).
 
-    The kernel's parameters are arguments, so that gradients of whatever linear_operator computes reach them. The size of
-    the matrix never changes the algorithm: products are exact to rounding, and solves are left to the caller.
+    The kernel's parameters are arguments, so that gradients of whatever linear_operator computes reach them. The size
+    of the matrix never changes the algorithm: products are exact to rounding, and solves are left to the caller.
     """
 
     def __init__(self, x: Tensor, y: Tensor, *parameters: Tensor, kernel: Any, backend: str) -> None:

@@ -11,7 +11,7 @@ from gpytorch.priors import Prior
 from gpytorch.utils.transforms import inv_softplus
 from torch import Tensor, nn
 
-from ..errors import InputError
+from gp_response.errors import InputError
 
 Value = float | Sequence[float] | Tensor
 
@@ -38,8 +38,8 @@ class Parametrised(gpytorch.kernels.Kernel):
     ) -> None:
         """Create the hyperparameter `name`.
 
-        `self.<name>` has shape (1,) without a batch shape, so that it broadcasts over (n, m) and is a KeOps parameter, and
-        (*batch, 1, 1) with one; `per_dimension=True` makes it (*batch, 1, d), for use in `coordinates`.
+        `self.<name>` has shape (1,) without a batch shape, so that it broadcasts over (n, m) and is a KeOps parameter,
+        and (*batch, 1, 1) with one; `per_dimension=True` makes it (*batch, 1, d), for use in `coordinates`.
         Raises InputError when the value is not positive or not inside the constraint.
         """
         start = checked(name, value)

@@ -1,4 +1,4 @@
-"""What a kernel's formula reads: a tensor of points, or for composite kernels a tuple of such, nested as the kernels are."""
+"""What a kernel's formula reads: a tensor of points, or for composite kernels a tuple of such, nested like them."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from gp_response.errors import InputError
 
 Coordinates: TypeAlias = Any  # Tensor (..., n, d) | tuple[Coordinates, ...]; KeOps puts LazyTensors in place of tensors
 
@@ -29,6 +29,13 @@ def take(points: Coordinates, rows: slice) -> Coordinates:
 def length(points: Coordinates) -> int:
     """Number of points."""
     return leaves(points)[0].shape[-2]
+
+
+def row_tiles(kernel: Any, cx: Coordinates, cy: Coordinates, elements: int) -> list[slice]:
+    """Slices of rows whose blocks take about `elements` numbers each, temporaries of the formula included."""
+    n, per_row = length(cx), batch_shape(kernel, cx, cy).numel() * length(cy) * kernel.width(cx)
+    step = max(1, elements // max(1, per_row))
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)] or [slice(0, 0)]
 
 
 def check_points(x: Tensor, y: Tensor | None) -> None:
@@ -56,4 +63,4 @@ def batch_shape(kernel: Any, *points: Coordinates) -> torch.Size:
     return torch.broadcast_shapes(kernel.batch_shape, *shapes)
 
 
-__all__ = ["Coordinates", "batch_shape", "check_points", "each", "leaves", "length", "take"]
+__all__ = ["Coordinates", "batch_shape", "check_points", "each", "leaves", "length", "row_tiles", "take"]

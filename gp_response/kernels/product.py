@@ -4,7 +4,7 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
-from .composite import CompositeKernel
+from gp_response.kernels.composite import CompositeKernel
 
 
 class Product(CompositeKernel, operation="*"):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .stationary import StationaryKernel
+from gp_response.kernels.stationary import StationaryKernel
 
 
 class RBF(StationaryKernel):

@@ -4,12 +4,15 @@ from typing import Any
 
 import gpytorch
 
-from .composite import CompositeKernel
-from .parameters import Value
+from gp_response.kernels.composite import CompositeKernel
+from gp_response.kernels.parameters import Value
 
 
 class Scale(CompositeKernel, operation="scale"):
-    """outputscale * k, with the factor a hyperparameter; what `2.0 * k` makes. For kernels that have no scale of their own."""
+    """outputscale * k, with the factor a hyperparameter; what `2.0 * k` makes.
+
+    For kernels without a scale of their own, and for one factor in front of a sum.
+    """
 
     def __init__(self, kernel: gpytorch.kernels.Kernel, *, outputscale: Value = 1.0, **options: Any) -> None:
         super().__init__(kernel, outputscale=outputscale, **options)

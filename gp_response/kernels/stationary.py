@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Kernel
-from .distance import squared_distance
-from .points import Coordinates
+from gp_response.kernels.base import Kernel
+from gp_response.kernels.distance import squared_distance
+from gp_response.kernels.points import Coordinates
 
 
 class StationaryKernel(Kernel):

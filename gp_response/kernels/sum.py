@@ -6,7 +6,7 @@ from typing import Any
 
 import gpytorch
 
-from .composite import CompositeKernel
+from gp_response.kernels.composite import CompositeKernel
 
 
 class Sum(CompositeKernel, operation="+"):
@@ -21,7 +21,11 @@ class Sum(CompositeKernel, operation="+"):
 
 def _terms(kernels: tuple[gpytorch.kernels.Kernel, ...]) -> list[gpytorch.kernels.Kernel]:
     """The terms with sums among them written out."""
-    return [term for k in kernels for term in (k.kernels if type(k) is Sum and k.active_dims is None else [k])]
+    return [term for k in kernels for term in (k.kernels if _is_plain_sum(k) else [k])]
+
+
+def _is_plain_sum(k: gpytorch.kernels.Kernel) -> bool:
+    return type(k) is Sum and k.active_dims is None and k.outputscale is None
 
 
 __all__ = ["Sum"]
