@@ -16,7 +16,7 @@ class Periodic(StationaryKernel):
     """exp(-2 Σ_d sin²(π (x_d - y_d) / p_d) / ℓ_d²), MacKay (1998) (47): the RBF of points wound around circles.
 
     period: p in the units of x, a number or (d,) numbers (then ard = d). Other arguments as for Kernel.
-    gpytorch's PeriodicKernel divides by its lengthscale where this one divides by ℓ²: equal if its lengthscale is our ℓ².
+    gpytorch's PeriodicKernel divides by its lengthscale, not by its square: the same kernel where that equals ℓ².
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A matrix that autograd recomputes tile by tile: the memory of its entries, and of none of its intermediate results."""
+"""A matrix that autograd recomputes tile by tile: memory for its entries, none for intermediate results."""
 
 from typing import Any
 
@@ -42,16 +42,18 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, kernel: Any, names: list[str], nests: tuple[Any, Any, bool], *tensors: Tensor) -> Tensor:
-        ctx.kernel, ctx.names, ctx.symmetric = kernel, names, nests[2]
-        ctx.nests = each(lambda _: None, nests[:2])  # the shape of the nests without their tensors
+    def forward(
+        ctx: Any, kernel: Any, names: list[str], nests: Coordinates, symmetric: bool, *tensors: Tensor
+    ) -> Tensor:
+        ctx.kernel, ctx.names, ctx.symmetric = kernel, names, symmetric
+        ctx.nests = each(lambda _: None, nests)  # the shape of the nests without their tensors
         ctx.save_for_backward(*tensors)
         cx, cy, own = _unpack(ctx.nests, names, tensors)
-        return call_with(kernel, own, _filled, cx, cy, ctx.symmetric)
+        return call_with(kernel, own, _filled, cx, cy, symmetric)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():  # somebody wants second derivatives: one differentiable piece
             grads = _gradients(ctx, tensors, wanted, slice(None), grad, create_graph=True)
         else:
@@ -62,7 +64,7 @@ class _Recomputed(torch.autograd.Function):
                 for total, part in zip(grads, _gradients(ctx, tile, wanted, rows, grad), strict=True):
                     if part is not None:
                         total += part
-        return None, None, None, *grads
+        return None, None, None, None, *grads
 
 
 def _gradients(
@@ -100,7 +102,7 @@ def recomputed(kernel: Any, cx: Coordinates, cy: Coordinates, *, symmetric: bool
     Second derivatives take the memory of a plain evaluation.
     """
     own = state(kernel)
-    return _Recomputed.apply(kernel, list(own), (cx, cy, symmetric), *leaves(cx), *leaves(cy), *own.values())
+    return _Recomputed.apply(kernel, list(own), (cx, cy), symmetric, *leaves((cx, cy)), *own.values())
 
 
 __all__ = ["filled", "recomputed"]
