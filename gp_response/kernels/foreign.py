@@ -11,7 +11,11 @@ from gp_response.kernels.base import Kernel
 
 
 class Foreign(Kernel, operation="foreign"):
-    """Any gpytorch kernel as one of ours: dense evaluation through its own code, no KeOps."""
+    """Any gpytorch kernel as one of ours: dense evaluation through its own code, no KeOps.
+
+    Some of gpytorch's (RBFKernel and MaternKernel with one lengthscale) cannot be differentiated by torch.func either:
+    InputError says so.
+    """
 
     def __init__(self, kernel: gpytorch.kernels.Kernel) -> None:
         super().__init__(lengthscale=None, outputscale=None)
@@ -22,7 +26,13 @@ class Foreign(Kernel, operation="foreign"):
         raise InputError(f'gpytorch\'s {name} has no KeOps formula here; use backend="dense" or one of gr.kernels')
 
     def block(self, x: Tensor, y: Tensor) -> Tensor:
-        return to_dense(self.kernel(x, y))
+        try:
+            return to_dense(self.kernel(x, y))
+        except RuntimeError as error:
+            if "setup_context" not in str(error):
+                raise
+            name = type(self.kernel).__name__
+            raise InputError(f"torch.func cannot differentiate gpytorch's {name}; use one of gr.kernels") from None
 
     def pairs(self, x: Tensor, y: Tensor) -> Tensor:
         return to_dense(self.kernel(x, y, diag=True)).unsqueeze(-1)

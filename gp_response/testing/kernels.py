@@ -116,7 +116,7 @@ def _transforms(kernel: Kernel, x: Tensor, y: Tensor, close: Callable[..., float
     """Forward mode under torch.func, which exact derivatives of refits are made of."""
     x = x[4:].clone().requires_grad_()  # distinct points: not every kernel has a derivative where two coincide
     direction = torch.sin(torch.arange(x.numel(), dtype=x.dtype)).reshape(x.shape)
-    value, tangent = torch.func.jvp(lambda t: kernel.matrix(t, y), (x.detach(),), (direction,))
+    value, tangent = torch.func.jvp(lambda t: kernel.matrix(t, y), (x.detach(),), (direction,))[:2]
     close("matrix under torch.func.jvp = matrix", value, kernel.matrix(x, y))
     total = kernel.matrix(x, y).sum()
     (reverse,) = torch.autograd.grad(total, x, allow_unused=True) if total.requires_grad else (None,)
@@ -150,8 +150,8 @@ def _positive_semidefinite(kernel: Kernel, x: Tensor) -> None:
     floor = -10.0 * len(x) * torch.finfo(x.dtype).eps * float(eigenvalues.abs().max())
     if not float(eigenvalues[0]) >= floor:
         raise AssertionError(
-            f"matrix is positive semi-definite: eigenvalue 0 of {len(x)} is {float(eigenvalues[0]):.6g}, expected at least "
-            f"{floor:.1e} (largest {float(eigenvalues[-1]):.6g})"
+            f"matrix is positive semi-definite: eigenvalue 0 of {len(x)} is {float(eigenvalues[0]):.6g}, "
+            f"expected at least {floor:.1e} (largest {float(eigenvalues[-1]):.6g})"
         )
 
 
