@@ -41,6 +41,10 @@ def dataset(
     points, found = check.points(x, "x", names=names)
     targets = check.values(y, "y", rows=len(points), of="x").to(points)
     train = Split(points, targets, check.sample_weights(weights, like=points), _count(points))
+    if isinstance(x, pd.DataFrame) and isinstance(test_x, pd.DataFrame) and list(x.columns) != list(test_x.columns):
+        raise DataError(
+            f"test_x has columns {list(test_x.columns)} but x has {list(x.columns)}; give the same, in order"
+        )
     test = _test_split(test_x, test_y, points, found)
     return assemble(train, test, names=found, target=target, standardise=standardise, dtype=points.dtype)
 
@@ -80,19 +84,14 @@ def _test_split(test_x: check.ArrayLike, test_y: check.ArrayLike, train: Points,
     if test_x is None or test_y is None:
         missing, given = ("test_x", "test_y") if test_x is None else ("test_y", "test_x")
         raise DataError(f"{given} came without {missing}; give both (to predict only, call posterior.mean(x))")
-    x, found = check.points(test_x, "test_x", names=None if isinstance(test_x, pd.DataFrame) else _fits(test_x, names))
-    if x.shape[1] != train.shape[1] or (isinstance(test_x, pd.DataFrame) and found != names):
-        got, expected = (x.shape[1], train.shape[1]) if x.shape[1] != train.shape[1] else (list(found), list(names))
-        raise DataError(f"test_x has columns {got} but x has {expected}; they must be the same, in the same order")
+    # The training names, where the width allows them, so that an error in a test row names its column.
+    shape: tuple[int, ...] = getattr(test_x, "shape", ())
+    x, _ = check.points(test_x, "test_x", names=names if shape[1:] == (len(names),) else None)
+    if x.shape[1] != train.shape[1]:
+        raise DataError(f"test_x has {x.shape[1]} columns but x has {train.shape[1]}; give the same, in order")
     x = x.to(train)
     y = check.values(test_y, "test_y", rows=len(x), of="test_x").to(train)
     return Split(x, y, torch.ones_like(y), _count(x))
-
-
-def _fits(value: check.ArrayLike, names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The training names, where the width allows them, so that an error in a test row names its column."""
-    shape: tuple[int, ...] = getattr(value, "shape", ())
-    return names if len(shape) == 2 and shape[1] == len(names) else None
 
 
 def _count(x: Tensor) -> Tensor:
@@ -119,6 +118,8 @@ def _scaled(split: Split, scaler: Standardiser, dtype: torch.dtype, name: str, n
     for j in (~torch.isfinite(out.x)).any(0).nonzero().flatten().tolist():
         row = int((~torch.isfinite(out.x[:, j])).nonzero()[0, 0])
         raise DataError(f"{name} column {names[j]!r}, row {row} overflows {dtype} once standardised; use float64")
+    if not bool(torch.isfinite(out.y).all()):
+        raise DataError(f"{name} target overflows {dtype} once standardised; use float64")
     return replace(out, weights=split.weights.to(dtype))
 
 

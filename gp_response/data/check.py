@@ -140,4 +140,4 @@ def _column(series: pd.Series, where: str) -> np.ndarray:
         except (TypeError, ValueError):
             advice = "encode it as numbers, or let gp_response.load(frame, target=...) do so"
             raise DataError(f"{where}, row {row}: {str(cell)[:40]!r} is not a number; {advice}") from None
-    return out if series.dtype.kind not in "biuf" else series.to_numpy(np.float64, na_value=np.nan)
+    return out if series.dtype.kind not in "biuf" else series.to_numpy(np.float64, na_value=np.nan, copy=True)

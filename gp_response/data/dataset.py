@@ -12,7 +12,7 @@ from gp_response.errors import DataError
 from gp_response.shapes import Indices, Mask, Points, Values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Rows used together: inputs `x` (n, d), targets `y` (n,), `weights` (n,), and `rows` (n,), the row number
     (from 0) that each had in the table it came from; -1 for a row that was in no table."""
@@ -34,7 +34,7 @@ class Split:
         return Split(x, y, weights, self.rows.to(device=device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Training and test rows with everything needed to read an answer in the source's own terms.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """`x` (N, d) and `y` (N,) in source units, float64; `rows` (N,) their row numbers in the source.
 

@@ -51,8 +51,8 @@ def _target_name(frame: pd.DataFrame, target: str | None) -> str:
 def _target(column: Column) -> Column:
     if column.kind == "number":
         return column
-    row = column.values.first_valid_index()
-    got = "nothing but missing values" if row is None else f"{str(column.values[row])[:40]!r} in row {row}"
+    present = column.values.dropna()
+    got = f"{str(present.iloc[0])[:40]!r} in row {present.index[0]}" if len(present) else "nothing but missing values"
     kind = "dates" if column.kind == "date" else "text"
     raise DataError(
         f"target {column.name!r} holds {kind} ({got}); expected numbers, encode it or choose another target"

@@ -25,6 +25,7 @@ ways give the same numbers bit for bit.
 import hashlib
 import json
 import os
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ def _download(name: str, entry: dict[str, Any]) -> Arrays:
     fetch = partial(_fetch, f"{ORIGINS[entry['origin']]}/{entry['folder']}", name)
     try:
         arrays = _evans(fetch) if entry["origin"] == "evans" else _gal(fetch, entry["splits"])
-    except (ValueError, IndexError, EOFError) as error:
+    except DataError:
+        raise
+    except (ValueError, IndexError, EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"the download of {name!r} cannot be parsed ({_first_line(error)}); delete {_cache(name)}"
         ) from error
