@@ -64,7 +64,7 @@ def run(experiment: Experiment, config: Mapping[str, Any], folder: Path | str, *
         "started_at": started.isoformat(timespec="seconds"),
         "machine": machine(),
     }
-    return write_atomically(path, json.dumps(_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return write_atomically(path, json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def sweep(
@@ -94,7 +94,7 @@ def _run_file(path: Path, config: dict[str, Any], folder: Path | str, force: boo
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of the configuration as canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(_plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -133,7 +133,7 @@ def results(folder: Path | str, experiment: str | None = None) -> list[dict[str,
     return [record for record in found if record is not None and experiment in (None, record["experiment"])]
 
 
-def _plain(value: Any, where: str = "") -> Any:
+def plain(value: Any, where: str = "") -> Any:
     """`value` as JSON can hold it: tensors, arrays and tuples as lists, NaN and infinities as their strings."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -146,9 +146,9 @@ def _plain(value: Any, where: str = "") -> Any:
     if isinstance(value, str | Path):
         return _text(str(value), where)
     if isinstance(value, Mapping):
-        return {_key(key, where): _plain(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
+        return {_key(key, where): plain(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     raise InputError(
         f"{where} is a {type(value).__name__}, which JSON cannot hold; give numbers, text, lists, dicts or arrays"
     )
@@ -181,6 +181,7 @@ __all__ = [
     "experiments",
     "grid",
     "load_experiment",
+    "plain",
     "read_result",
     "result_path",
     "results",
