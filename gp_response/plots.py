@@ -178,9 +178,9 @@ def influential_rows(
         axes.margins(x=0.08)
         scale = f" (× $10^{{{power}}}$)" if power else ""
         columns = int(18 * width)  # about as many characters as fit a line of this width
-        figure.supxlabel(textwrap.fill(unit, columns) + scale, fontsize=STYLE["axes.labelsize"])
+        figure.supxlabel(_literal(textwrap.fill(unit, columns)) + scale, fontsize=STYLE["axes.labelsize"])
         if title:
-            figure.suptitle(textwrap.fill(title, columns), fontsize=STYLE["axes.titlesize"])
+            figure.suptitle(_literal(textwrap.fill(title, columns)), fontsize=STYLE["axes.titlesize"])
     return figure
 
 
@@ -189,8 +189,13 @@ def _power(largest: float) -> int:
     return 0 if largest == 0 or 1e-2 <= largest < 1e4 else int(np.floor(np.log10(largest)))
 
 
+def _literal(text: str) -> str:
+    """Text of the reader's own, in which a dollar is a dollar and not the start of a formula."""
+    return text.replace("$", r"\$")
+
+
 def _shortened(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"
+    return _literal(name if len(name) <= limit else f"{name[: limit - 1]}…")
 
 
 def save(figure: Figure, path: Path | str) -> Path:

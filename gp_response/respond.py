@@ -89,6 +89,7 @@ def respond(
         "seed": seed,
         "training_rows": len(data.train),
         "test_rows": len(data.test),
+        "test_row_numbers": data.test.rows.tolist(),
         "columns": list(data.names),
         **_fitted(head, posterior),
         "notes": list(data.notes),
@@ -119,8 +120,9 @@ def _fitted(head: Exact, posterior: Posterior) -> dict[str, Any]:
     lengthscales = torch.as_tensor(head.kernel.lengthscale).detach().flatten() * data.scaler.x_scale
     error = (posterior.mean(data.test.x) - data.test.y).square().mean().sqrt() if len(data.test) else math.nan
     return {
+        "signal_deviation": float(torch.as_tensor(head.kernel.outputscale).detach().sqrt()) * scale,
         "lengthscales": dict(zip(data.names, lengthscales.tolist(), strict=True)),
-        "noise_deviation": float(posterior.noise.sqrt()) * scale,
+        "noise_deviation": float(posterior.noise.detach().sqrt()) * scale,
         "held_out_rmse": float(error) * scale,
     }
 

@@ -1,0 +1,120 @@
+"""Figures show the numbers they were given, legibly, in files that are equal when the figures are."""
+
+import itertools
+
+import matplotlib
+import matplotlib.text
+import numpy as np
+import pytest
+
+from gp_response import plots
+from gp_response.errors import InputError
+
+RNG = np.random.default_rng(0)
+GAPS = 10.0 ** RNG.normal(-11, 1, 200)
+CLOSED = RNG.normal(size=50) * 10.0 ** RNG.normal(-3, 1, 50)
+FIGURES = {
+    "histogram": lambda: plots.histogram_of_gaps(GAPS),
+    "two histograms": lambda: plots.histogram_of_gaps({"a": GAPS, "b": GAPS / 9}, tolerance=1e-6, width=plots.PAGE),
+    "scatter": lambda: plots.closed_vs_refit(CLOSED, CLOSED * (1 + 1e-9), unit="K"),
+    "bars": lambda: plots.influential_rows([f"row {i}" for i in range(50)], CLOSED, unit="$ per $", title="$1 or $2"),
+}
+
+
+@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
+@pytest.mark.parametrize("kind", ["pdf", "png", "svg"])
+def test_equal_figures_are_equal_files(make, kind, tmp_path):
+    one, two = (plots.save(make(), tmp_path / f"{name}.{kind}").read_bytes() for name in "ab")
+    assert len(one) > 1000
+    assert one == two
+
+
+@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
+def test_text_stays_inside_the_page_and_labels_do_not_touch(make, monkeypatch):
+    figure, boxes = make(), {}
+    draw = matplotlib.text.Text.draw
+
+    def recorded(text, renderer):
+        if text.get_visible() and text.get_text().strip():
+            boxes[text] = (text.get_text(), text.get_window_extent(renderer))
+        draw(text, renderer)
+
+    monkeypatch.setattr(matplotlib.text.Text, "draw", recorded)
+    figure.draw_without_rendering()
+    figure.canvas.draw()
+    assert len(boxes) >= 8
+    page = figure.bbox.padded(1)
+    for name, box in boxes.values():
+        assert page.x0 <= box.x0 <= box.x1 <= page.x1, name
+        assert page.y0 <= box.y0 <= box.y1 <= page.y1, name
+    for (name, box), (other, near) in itertools.combinations(boxes.values(), 2):
+        assert not box.shrunk(0.9, 0.9).overlaps(near.shrunk(0.9, 0.9)), (name, other)
+
+
+def test_the_readers_matplotlib_settings_are_untouched(tmp_path):
+    before = dict(matplotlib.rcParams)
+    for make in FIGURES.values():
+        plots.save(make(), tmp_path / "f.pdf")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pdf_fonts_are_embedded_truetype(tmp_path):
+    content = plots.save(plots.histogram_of_gaps(GAPS), tmp_path / "f.pdf").read_bytes()
+    assert b"/Type3" not in content
+    assert b"/FontFile2" in content
+
+
+def test_a_histogram_holds_every_gap_and_counts_the_exact_ones():
+    figure = plots.histogram_of_gaps(np.concatenate([GAPS, np.zeros(7)]), tolerance=1e-6)
+    [axes] = figure.axes
+    assert sum(patch.get_height() for patch in axes.patches) == len(GAPS)
+    assert "7 exactly 0" in figure.legends[0].get_texts()[0].get_text()
+    assert axes.get_xlim()[1] > 1e-6
+
+
+def test_a_histogram_of_exact_agreement_alone_can_be_drawn(tmp_path):
+    assert plots.save(plots.histogram_of_gaps(np.zeros(5)), tmp_path / "f.png").exists()
+
+
+def test_the_scatter_shows_each_sign_and_counts_zeros():
+    closed, refit = np.array([1.0, 2.0, -3.0, 4.0, 0.0]), np.array([1.0, 2.0, -3.0, -4.0, 1.0])
+    [axes] = plots.closed_vs_refit(closed, refit).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "positive: 2", "negative: 1", "signs differ: 1", "a zero (not shown): 1",
+    ]  # fmt: skip
+    points = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections])
+    assert sorted(points[:, 0]) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_bars_are_the_largest_magnitudes_with_the_largest_on_top():
+    [axes] = plots.influential_rows(list("abcd"), [0.1, -3.0, 2.0, 0.5], top=3).axes
+    assert [label.get_text() for label in axes.get_yticklabels()][::-1] == ["b", "c", "d"]
+    assert [bar.get_width() for bar in axes.patches][::-1] == [-3.0, 2.0, 0.5]
+
+
+@pytest.mark.parametrize(("scale", "power"), [(1e-6, -6), (1.0, None), (1e7, 7)])
+def test_awkward_magnitudes_take_their_power_of_ten_out_of_the_axis(scale, power):
+    figure = plots.influential_rows(["a", "b"], [1.5 * scale, -1.0 * scale], unit="K")
+    label = figure.get_supxlabel()
+    assert (f"10^{{{power}}}" in label) if power else (label == "K")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([-1.0, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.histogram_of_gaps([]), "0 values"),
+        (lambda: plots.histogram_of_gaps([1.0, np.nan]), "1 of them not finite"),
+        (lambda: plots.closed_vs_refit([1.0], [1.0, 2.0]), "1 entries and refit 2"),
+        (lambda: plots.influential_rows(["a"], [1.0, 2.0]), "1 names for 2 values"),
+    ],
+)
+def test_unusable_arrays_are_refused(draw, message):
+    with pytest.raises(InputError, match=message):
+        draw()
+
+
+def test_an_unknown_format_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"no such figure format as 'bmpx'"):
+        plots.save(plots.histogram_of_gaps(GAPS), tmp_path / "f.bmpx")
+    assert not list(tmp_path.iterdir())
