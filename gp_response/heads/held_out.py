@@ -13,25 +13,25 @@ CONTEXT = 2000
 
 @dataclass(frozen=True)
 class HeldOut:
-    """`train`: what training may see; `x`, `y`: rows it may not. Empty when nothing is held out."""
+    """`train`: what features may see; `test`: rows they may not, None when nothing is held out."""
 
     train: Dataset
-    x: Tensor
-    y: Tensor
+    test: Dataset | None
 
     @classmethod
     def split(cls, data: Dataset, fraction: float, generator: torch.Generator) -> "HeldOut":
         n = len(data.train)
         held = min(int(round(fraction * n)), 2000)
         order = torch.randperm(n, generator=generator).to(data.train.x.device)
-        kept = data.keep(order[held:].sort().values) if held else data
-        return cls(kept, data.train.x[order[:held]], data.train.y[order[:held]])
+        if not held:
+            return cls(data, None)
+        return cls(data.keep(order[held:].sort().values), data.keep(order[:held].sort().values))
 
     def score(self, head: Any) -> float | None:
         """Mean negative log predictive density of the held-out rows given (at most 2,000) training rows."""
-        if not len(self.y):
+        if self.test is None:
             return None
-        return negative_log_density(head, self.train, self.x, self.y)
+        return negative_log_density(head, self.train, self.test.train.x, self.test.train.y)
 
     def train_score(self, head: Any) -> float:
         """The same density of training rows themselves, to be read beside `score`."""

@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize
 from tqdm.auto import tqdm
 
+from gp_response.data import Dataset
 from gp_response.errors import SolverError
 from gp_response.heads.held_out import HeldOut
 from gp_response.heads.trace import Trace
@@ -18,15 +19,26 @@ REFUSED = 1e6
 
 def lbfgs(head: Any, held_out: HeldOut, training: Any, rows: int, generator: torch.Generator, trace: Trace) -> None:
     """Minimise the negative log evidence per row of `rows` rows; the best of 1 + restarts runs is kept."""
-    data = held_out.train
+    minimise_evidence(head, held_out.train, training, rows, generator, trace, all_parameters(head))
+
+
+def all_parameters(head: Any) -> list[torch.nn.Parameter]:
+    return [p for p in head.parameters() if p.requires_grad]
+
+
+def minimise_evidence(
+    head: Any, data: Dataset, training: Any, rows: int, generator: torch.Generator, trace: Trace,
+    parameters: list[torch.nn.Parameter],
+) -> None:  # fmt: skip
+    """L-BFGS on some of a head's parameters."""
     if rows < len(data.train):
         data = data.keep(torch.randperm(len(data.train), generator=generator)[:rows].sort().values)
     start, best, best_loss = copy.deepcopy(head.state_dict()), None, float("inf")
     for run in range(1 + training.restarts):
         head.load_state_dict(start)
         if run:
-            _perturb(head, generator)
-        result = _minimise(head, data, training, f"restart {run}" if run else "lbfgs", trace)
+            _perturb(parameters, generator)
+        result = _minimise(head, data, training, f"restart {run}" if run else "lbfgs", trace, parameters)
         if result.fun < best_loss:
             best, best_loss, trace.converged, trace.message = (
                 copy.deepcopy(head.state_dict()), float(result.fun), bool(result.success), str(result.message),
@@ -36,8 +48,7 @@ def lbfgs(head: Any, held_out: HeldOut, training: Any, rows: int, generator: tor
     head.load_state_dict(best)
 
 
-def _minimise(head: Any, data: Any, training: Any, stage: str, trace: Trace):
-    parameters = [p for p in head.parameters() if p.requires_grad]
+def _minimise(head: Any, data: Dataset, training: Any, stage: str, trace: Trace, parameters: list[torch.nn.Parameter]):
     steps = training.steps or 200
     bar = tqdm(total=steps, desc=f"fit ({stage})", disable=not training.progress, leave=False)
 
@@ -49,8 +60,8 @@ def _minimise(head: Any, data: Any, training: Any, stage: str, trace: Trace):
         except SolverError:
             return REFUSED, np.zeros_like(flat)
         loss.backward()
-        trace.add(stage, float(loss))
-        return float(loss), _read([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
+        trace.add(stage, loss.item())
+        return loss.item(), _read([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
 
     def step(_: np.ndarray) -> None:
         bar.update()
@@ -65,13 +76,12 @@ def _minimise(head: Any, data: Any, training: Any, stage: str, trace: Trace):
     return result
 
 
-def _perturb(head: Any, generator: torch.Generator) -> None:
+def _perturb(parameters: list[torch.nn.Parameter], generator: torch.Generator) -> None:
     """Multiply every positive hyperparameter by about e^±1, the spread over which evidences have several optima."""
     with torch.no_grad():
-        for parameter in head.parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(noise.to(parameter))
+        for parameter in parameters:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(noise.to(parameter))
 
 
 def _read(tensors: list) -> np.ndarray:
@@ -87,4 +97,4 @@ def _write(parameters: list, flat: np.ndarray) -> None:
             place += parameter.numel()
 
 
-__all__ = ["lbfgs"]
+__all__ = ["all_parameters", "lbfgs", "minimise_evidence"]

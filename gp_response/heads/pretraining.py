@@ -59,8 +59,9 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
         if step % CHECK and step != training.pretrain_steps - 1:
             continue
         with torch.no_grad():
-            score = float(_squared_error(part, readout, held_out.x, held_out.y)) if len(held_out.y) else float(loss)
-        trace.add("pretraining", float(loss), held_out=score)
+            test = held_out.test.train if held_out.test else None
+            score = float(_squared_error(part, readout, test.x, test.y)) if test else loss.item()
+        trace.add("pretraining", loss.item(), held_out=score)
         bar.set_postfix(held_out=f"{score:.4f}")
         if score < best_score:
             best, best_score, waited = copy.deepcopy(part.features.state_dict()), score, 0

@@ -33,7 +33,7 @@ class Training:
         rows: rows in the evidence of one step. None: all rows up to 4,000; beyond that a random subset of 2,000 for
             L-BFGS, and minibatches of 1,024 for Adam on trained features.
         restarts: further L-BFGS runs from random starting values; the best evidence wins.
-        learning_rate: of Adam for hyperparameters; features learn at a tenth of it.
+        learning_rate: of Adam for hyperparameters; features learn at a fiftieth of it.
         weight_decay: on feature weights, in pretraining and in joint training.
         pretrain_steps: Adam steps of features with a linear readout before joint training; 0 for none.
         held_out: fraction of the training rows (at most 2,000) kept from training features, for early stopping. The
