@@ -125,8 +125,8 @@ def _scaled(split: Split, scaler: Standardiser, dtype: torch.dtype, name: str, n
 
 def _repeats(train: Split, test: Split) -> Iterator[str]:
     """Repeated inputs are allowed, but make a kernel matrix singular, and across the split they leak."""
-    # Hashes of rows; adding zero makes -0 and 0 the same.
-    hashes = [pd.util.hash_pandas_object(pd.DataFrame(s.x.cpu().numpy() + 0.0), index=False) for s in (train, test)]
+    # Hashes of rows; pandas takes -0 and 0 for the same.
+    hashes = [pd.util.hash_pandas_object(pd.DataFrame(s.x.cpu().numpy()), index=False) for s in (train, test)]
     repeated = hashes[0].duplicated()
     if repeated.any():
         same = int(pd.DataFrame({"x": hashes[0], "y": train.y.cpu().numpy()}).duplicated().sum())

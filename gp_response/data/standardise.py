@@ -63,4 +63,4 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     largest = centred.abs().amax(0)
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
     scale = largest * (centred / largest).square().mean(0).sqrt()
-    return mean, torch.where(constant | (scale == 0), torch.ones_like(scale), scale)
+    return mean, torch.where(scale == 0, torch.ones_like(scale), scale)
