@@ -75,7 +75,8 @@ def histogram_of_gaps(
     low, high = np.floor(np.log10(everything.min())), np.ceil(np.log10(everything.max()))
     edges = np.logspace(low, max(high, low + 1), bins + 1).tolist()
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(width, 2.1)
+        ncols = 1 if width <= COLUMN else 3
+        figure, axes = _canvas(width, 1.75 + 0.16 * -(-(len(arrays) + 1) // ncols))
         for colour, (name, array) in zip(_colours(len(arrays)), arrays.items(), strict=True):
             axes.hist(array[array > 0], edges, color=colour, alpha=0.75, label=_counted(name, array))
         _log_axis(axes, "x")
@@ -83,7 +84,7 @@ def histogram_of_gaps(
             axes.axvline(tolerance, color="black", linestyle="--", linewidth=0.8, label=f"promised {tolerance:.0e}")
         axes.set(xlabel=label, ylabel="entries")
         if axes.get_legend_handles_labels()[1]:
-            figure.legend(loc="outside upper center", ncols=1 if width <= COLUMN else 3)
+            figure.legend(loc="outside upper center", ncols=ncols)
     return figure
 
 
