@@ -178,5 +178,6 @@ def test_a_kept_rule_is_not_reported(rule):
 
 
 def test_function_lengths_leave_out_signature_and_docstring():
-    source = 'def f(\n    x,\n):\n    """Doc."""\n    y = x\n    return y\n\n\nclass A:\n    def g(self):\n        """Doc."""\n'
+    method = 'class A:\n    def g(self):\n        """Doc."""\n'
+    source = 'def f(\n    x,\n):\n    """Doc."""\n    y = x\n    return y\n\n\n' + method
     assert sorted(house.function_lengths(source)) == [1, 2]
