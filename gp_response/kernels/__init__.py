@@ -10,7 +10,7 @@ from gp_response.kernels.linear import Linear
 from gp_response.kernels.matern12 import Matern12
 from gp_response.kernels.matern32 import Matern32
 from gp_response.kernels.matern52 import Matern52
-from gp_response.kernels.maths import sqrt
+from gp_response.kernels.maths import sqrt, with_slope
 from gp_response.kernels.on import On
 from gp_response.kernels.operator import KernelOperator
 from gp_response.kernels.periodic import Periodic
@@ -44,4 +44,5 @@ __all__ = [
     "StationaryKernel",
     "Sum",
     "sqrt",
+    "with_slope",
 ]

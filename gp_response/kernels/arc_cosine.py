@@ -1,6 +1,7 @@
 """The arc-cosine kernels of infinitely wide networks."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from gp_response.errors import InputError
 from gp_response.kernels.base import Kernel
 from gp_response.kernels.distance import squared_distance
-from gp_response.kernels.maths import sqrt
+from gp_response.kernels.maths import sqrt, with_slope
 from gp_response.kernels.parameters import Value
 from gp_response.kernels.points import Coordinates
 
@@ -23,6 +24,8 @@ class ArcCosine(Kernel):
     bias: variance of the first layer's bias, positive. Other arguments as for Kernel.
     Raises InputError for another order.
     """
+
+    settings = ("order",)
 
     def __init__(
         self,
@@ -50,32 +53,39 @@ class ArcCosine(Kernel):
 
     def formula(self, x: Any, y: Any) -> Any:
         (u, p), (v, q) = x, y
-        return self._value(((u - v) ** 2).sum(-1), ((u + v) ** 2).sum(-1), (p * q).sum(-1))
+        return self._value(((u - v) ** 2).sum(-1), (p * q).sum(-1))
 
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         (u, p), (v, q) = x, y
-        return self.scaled(self._value(squared_distance(u, v), squared_distance(u, -v), p @ q.mT))
+        return self.scaled(self._value(squared_distance(u, v), p @ q.mT))
 
     def width(self, x: Coordinates) -> int:
         return 1
 
-    def _value(self, apart: Any, opposite: Any, lengths: Any) -> Any:
-        """From |u - v|², |u + v|² and the product of the lengths.
-
-        The angle is 2 atan2(|u - v|, |u + v|) (Kahan): arccos(u·v) loses half the digits for nearly parallel points.
-        """
-        theta = 2.0 * sqrt(apart).atan2(sqrt(opposite))
-        return (1.0 / math.pi) * _angular(self.order, theta) * (lengths**self.order if self.order else 1.0)
+    def _value(self, apart: Any, lengths: Any) -> Any:
+        """From |u - v|² of the unit vectors and the product of the lengths."""
+        return (1.0 / math.pi) * _angular(self.order, apart) * (lengths**self.order if self.order else 1.0)
 
 
-def _angular(order: int, theta: Any) -> Any:
-    """J_p(θ)."""
+def _angular(order: int, apart: Any) -> Any:
+    """J_p(θ), with the slopes dJ_p/dcosθ = J_0 and 4 J_1 for p = 1 and 2, which also hold where points coincide."""
+    return with_slope(partial(_value, order), partial(_slope, order), apart) if order else _value(0, apart)
+
+
+def _value(order: int, apart: Any) -> Any:
+    # arccos(u·v) would lose half the digits for nearly parallel points; the half angle from both sides is Kahan's.
+    theta = 2.0 * sqrt(apart).atan2(sqrt((4.0 - apart).relu()))
     rest = math.pi - theta
     if order == 0:
         return rest
     if order == 1:
         return theta.sin() + rest * theta.cos()
     return 3.0 * theta.sin() * theta.cos() + rest * (1.0 + 2.0 * theta.cos() ** 2)
+
+
+def _slope(order: int, apart: Any) -> Any:
+    # cosθ = 1 - apart / 2
+    return (-0.5 if order == 1 else -2.0) * _angular(order - 1, apart)
 
 
 __all__ = ["ArcCosine"]

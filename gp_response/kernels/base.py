@@ -35,6 +35,8 @@ class Kernel(Parametrised):
 
     operations: ClassVar[dict[str, Any]] = {}  # "+", "*", "scale", "on", "foreign": filled by their modules
 
+    settings: ClassVar[tuple[str, ...]] = ()  # attributes fixed at construction that repr shows
+
     def __init_subclass__(cls, *, operation: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if operation is not None:
@@ -154,10 +156,6 @@ class Kernel(Parametrised):
         """k(x_i, y_i) as (..., n, 1)."""
         return self.scaled(self.formula(each(lambda t: t.unsqueeze(-2), x), each(lambda t: t.unsqueeze(-2), y)))
 
-    def symbolic(self, x: Coordinates, y: Coordinates) -> Any:
-        """The KeOps LazyTensor of the matrix, from LazyTensors of the coordinates."""
-        return self.scaled(self.formula(x, y))
-
     def width(self, x: Coordinates) -> int:
         """How many numbers a pair of points needs while `block` is evaluated, as a multiple of one entry."""
         return max(1, *(leaf.shape[-1] for leaf in leaves(x)))
@@ -184,7 +182,8 @@ class Kernel(Parametrised):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        own = [f"{name}={_short(getattr(self, name))}" for name in self.__dict__.get("_natural", ())]
+        own = [f"{name}={getattr(self, name)}" for name in self.settings]
+        own += [f"{name}={_short(getattr(self, name))}" for name in self.__dict__.get("_natural", ())]
         return f"{type(self).__name__}({', '.join(own)})"
 
 

@@ -45,9 +45,6 @@ class CompositeKernel(Kernel):
     def pairs(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self._joined("pairs", x, y)
 
-    def symbolic(self, x: Coordinates, y: Coordinates) -> Any:
-        return self._joined("symbolic", x, y)
-
     def width(self, x: Coordinates) -> int:
         return max(k.width(u) for k, u in zip(self.parts, x, strict=True))
 

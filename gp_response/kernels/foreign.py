@@ -13,8 +13,7 @@ from gp_response.kernels.base import Kernel
 class Foreign(Kernel, operation="foreign"):
     """Any gpytorch kernel as one of ours: dense evaluation through its own code, no KeOps.
 
-    Some of gpytorch's (RBFKernel and MaternKernel with one lengthscale) cannot be differentiated by torch.func either:
-    InputError says so.
+    Many of gpytorch's kernels cannot be differentiated by torch.func; InputError says so.
     """
 
     def __init__(self, kernel: gpytorch.kernels.Kernel) -> None:
@@ -29,7 +28,7 @@ class Foreign(Kernel, operation="foreign"):
         try:
             return to_dense(self.kernel(x, y))
         except RuntimeError as error:
-            if "setup_context" not in str(error):
+            if not any(sign in str(error) for sign in ("setup_context", "Batching rule")):
                 raise
             name = type(self.kernel).__name__
             raise InputError(f"torch.func cannot differentiate gpytorch's {name}; use one of gr.kernels") from None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gp_response.kernels.maths import sqrt
+from gp_response.kernels.matern import matern
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -13,7 +13,7 @@ class Matern12(StationaryKernel):
     """
 
     def profile(self, r2: Any) -> Any:
-        return (-sqrt(r2)).exp()
+        return matern(0, r2)
 
 
 __all__ = ["Matern12"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from linear_operator import to_linear_operator
 from linear_operator.operators import LinearOperator
 from linear_operator.utils.getitem import _noop_index
 from torch import Tensor
@@ -61,9 +62,12 @@ class KernelOperator(LinearOperator):
         return self._call(_pairs, self.x, self.y).expand(self.shape[:-1])
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
-        if not all(index is _noop_index for index in batch_indices):
-            return super()._getitem(row_index, col_index, *batch_indices)
-        return self._with(self.x[..., row_index, :], self.y[..., col_index, :])
+        if all(index is _noop_index for index in batch_indices):
+            return self._with(self.x[..., row_index, :], self.y[..., col_index, :])
+        if len(self.kernel.batch_shape) or not (isinstance(row_index, slice) and isinstance(col_index, slice)):
+            return to_linear_operator(self.to_dense())._getitem(row_index, col_index, *batch_indices)
+        x, y = (t.expand(*self.batch_shape, *t.shape[-2:]) for t in (self.x, self.y))
+        return self._with(x[(*batch_indices, row_index)], y[(*batch_indices, col_index)])
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
         if batch_indices:

@@ -68,7 +68,13 @@ class Parametrised(gpytorch.kernels.Kernel):
 
     def _with_parameters(self, change: Callable[[Tensor], Tensor]) -> "Parametrised":
         new = deepcopy(self)
-        for kernel in (m for m in new.modules() if isinstance(m, gpytorch.kernels.Kernel)):
+        kernels = [m for m in new.modules() if isinstance(m, gpytorch.kernels.Kernel)]
+        stock = [type(k).__name__ for k in kernels if not isinstance(k, Parametrised)]
+        if stock:
+            raise InputError(
+                f"gpytorch's {stock[0]} keeps batches in its own way; expand or index it before it is wrapped"
+            )
+        for kernel in kernels:
             for parameter in kernel.parameters(recurse=False):
                 parameter.data = change(parameter.data)
                 kernel.batch_shape = parameter.shape[:-2]

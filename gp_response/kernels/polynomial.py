@@ -17,6 +17,8 @@ class Polynomial(DotKernel):
     Raises InputError for another degree.
     """
 
+    settings = ("degree",)
+
     def __init__(
         self,
         *,

@@ -55,7 +55,9 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():  # somebody wants second derivatives: one differentiable piece
-            grads = _gradients(ctx, tensors, wanted, slice(None), grad, create_graph=True)
+            # Aliases: the inputs depend on each other (coordinates on hyperparameters), and x may be y.
+            aliases = [t.view_as(t) for t in tensors]
+            grads = _gradients(ctx, aliases, wanted, slice(None), grad, create_graph=True)
         else:
             grads = [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
             cx, cy, _ = _unpack(ctx.nests, ctx.names, tensors)
