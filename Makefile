@@ -15,6 +15,8 @@ TEX_PACKAGES := texlive-latex-base texlive-latex-recommended texlive-latex-extra
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# KeOps announces on standard output that it found no GPU.
+export KEOPS_VERBOSE ?= 0
 say = @printf '\n== %s\n'
 
 .PHONY: help setup reproduce reproduce-smoke test lint format gpu paper figures lock clean
