@@ -148,7 +148,7 @@ def test_near_duplicates_keep_full_precision(offset):
     y = x.clone()
     y[:, 0] += offset
     r = (y[:, 0] - x[:, 0]).abs()
-    k = Matern12().matrix(x, y).diagonal()
+    k = Matern12().matrix(x, y).diagonal().detach()
     assert torch.allclose(1.0 - k, -torch.expm1(-r), rtol=1e-12, atol=2.3e-16)
     assert float((k - (-r).exp()).abs().max()) <= 1e-12
 
@@ -449,7 +449,7 @@ def test_repr_is_short_and_says_the_values():
 
 # Errors ------------------------------------------------------------
 
-STOCK_RBF = Foreign(gpytorch.kernels.RBFKernel())
+STOCK, STOCK_RBF = Foreign(gpytorch.kernels.RQKernel()), Foreign(gpytorch.kernels.RBFKernel())
 BAD = {
     "not positive": (lambda: RBF(lengthscale=-1.0), "lengthscale = -1.0 must be positive"),
     "zero": (lambda: RBF(outputscale=0.0), "outputscale = 0.0 must be positive"),
@@ -472,7 +472,10 @@ BAD = {
     "sum of numbers": (lambda: Sum(RBF(), 1.0), "give kernels"),
     "features": (lambda: RBF().on(torch.tanh), "torch.nn.Module"),
     "backend": (lambda: RBF().operator(points(3), backend="keop"), "did you mean 'keops'"),
-    "no vmap in gpytorch": (lambda: torch.func.jacfwd(KERNELS["Foreign"]().matrix)(points(3)), "torch.func cannot"),
+    "no vmap in gpytorch": (
+        lambda: torch.func.vmap(lambda t: STOCK.matrix(t, t + 1.0))(points(6).reshape(2, 3, 3)),
+        "torch.func cannot",
+    ),
     "no jvp in gpytorch": (lambda: torch.func.jacfwd(STOCK_RBF.matrix)(points(3)), "torch.func cannot"),
     "last_dim_is_batch": (lambda: RBF().forward(points(3), points(3), last_dim_is_batch=True), "last_dim_is_batch"),
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 from gp_response.kernels.casting import call_with, state
 from gp_response.kernels.points import Coordinates, batch_shape, each, leaves, length, row_tiles, take
 
-TILE = 2**18  # elements of a tile: 2 MiB in float64, so that it and a formula's temporaries stay in cache
+TILE = 2**19  # elements of a tile: 4 MiB in float64, so that it and a formula's temporaries stay in cache
 
 
 def filled(kernel: Any, cx: Coordinates, cy: Coordinates, *, symmetric: bool) -> Tensor:
@@ -57,7 +57,7 @@ class _Recomputed(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody wants second derivatives: one differentiable piece
             # Aliases: the inputs depend on each other (coordinates on hyperparameters), and x may be y.
             aliases = [t.view_as(t) for t in tensors]
-            grads = _gradients(ctx, aliases, wanted, slice(None), grad, create_graph=True)
+            grads = _gradients(ctx, aliases, wanted, slice(0, grad.shape[-2]), grad, create_graph=True)
         else:
             grads = [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
             cx, cy, _ = _unpack(ctx.nests, ctx.names, tensors)
@@ -73,12 +73,14 @@ def _gradients(
     ctx: Any, tensors: Any, wanted: Any, rows: slice, grad: Tensor, *, create_graph: bool = False
 ) -> list[Any]:
     """The contribution of some rows to the gradient of every tensor."""
-    g = grad[..., rows, :]
-    if ctx.symmetric:
-        g = 0.5 * (g + grad[..., :, rows].mT)
+    upto = rows.stop if ctx.symmetric else grad.shape[-1]
+    g = grad[..., rows, :upto]
+    if ctx.symmetric:  # an entry and its mirror image are one number, left of the square on the diagonal
+        g = g + grad[..., :upto, rows].mT
+        g[..., rows.start :] *= 0.5
     with torch.enable_grad():
         cx, cy, own = _unpack(ctx.nests, ctx.names, tensors)
-        k = call_with(ctx.kernel, own, _block, take(cx, rows), cy)
+        k = call_with(ctx.kernel, own, _block, take(cx, rows), take(cy, slice(0, upto)))
         inputs = [t for t, w in zip(tensors, wanted, strict=True) if w]
         found = iter(torch.autograd.grad(k, inputs, g, allow_unused=True, create_graph=create_graph))
     return [next(found) if w else None for w in wanted]
