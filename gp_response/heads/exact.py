@@ -82,8 +82,15 @@ class Exact(nn.Module):
         fit = gaussian_log_evidence(system, root * (train.y - self.prior_mean))
         return fit - 0.5 * self.beta * train.weights.sum() * (2.0 * torch.pi * noise).log()
 
+    def log_prior(self) -> Tensor:
+        """Log density of the hyperparameters' gpytorch priors, 0-dim; 0 without priors. `fit` adds it to the evidence."""
+        terms = [prior.log_prob(value(module)).sum() for _, module, prior, value, _ in self.kernel.named_priors()]
+        return torch.stack(terms).sum() if terms else self.raw_noise.new_zeros(())
+
     def fit(self, data: Dataset, *, training: Training | None = None) -> ExactPosterior:
         """Train the hyperparameters (and features) in place by the log evidence, then condition on all training rows.
+
+        Priors registered on the kernel (`lengthscale_prior=` and so on) count: the maximum is then a posteriori.
 
         Args:
             data: standardised data is expected by the default starting values.

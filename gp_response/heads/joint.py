@@ -38,7 +38,7 @@ def joint_adam(
         batch = (
             data if rows >= len(data.train) else data.keep(torch.randperm(len(data.train), generator=generator)[:rows])
         )
-        loss = _step(head, batch, optimiser)
+        loss = _step(head, batch, len(data.train), optimiser)
         schedule.step()
         trace.add("adam", loss)
         if (step + 1) % CHECK and step != steps - 1:
@@ -66,8 +66,9 @@ def _optimiser(head: Any, training: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups)
 
 
-def _step(head: Any, batch: Any, optimiser: torch.optim.Optimizer) -> float:
-    loss = -head.log_evidence(batch) / len(batch.train)
+def _step(head: Any, batch: Any, rows: int, optimiser: torch.optim.Optimizer) -> float:
+    # A prior counts once for all rows, whatever the size of the batch.
+    loss = -head.log_evidence(batch) / len(batch.train) - head.log_prior() / rows
     if not bool(torch.isfinite(loss)):
         raise SolverError(f"the log evidence became {loss.item()}; lower the learning rate or raise the noise")
     optimiser.zero_grad()

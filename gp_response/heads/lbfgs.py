@@ -56,7 +56,7 @@ def _minimise(head: Any, data: Dataset, training: Any, stage: str, trace: Trace,
         _write(parameters, flat)
         head.zero_grad()
         try:
-            loss = -head.log_evidence(data) / len(data.train)
+            loss = -(head.log_evidence(data) + head.log_prior()) / len(data.train)
         except SolverError:
             return REFUSED, np.zeros_like(flat)
         loss.backward()
