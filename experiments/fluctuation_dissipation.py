@@ -159,7 +159,7 @@ def most_moved(chi: gr.Susceptibility, asked: Tensor) -> int:
 
 def influential(data: gr.Dataset, chi: gr.Susceptibility, prediction: int) -> dict[str, Any]:
     """The rows that move one prediction most, told as hours of weather."""
-    values, where = chi.matrix[prediction].abs().topk(10)
+    _values, where = chi.matrix[prediction].abs().topk(10)
     scale = float(data.scaler.y_scale)
     return {
         "prediction": describe(data, data.test.x[prediction], float(data.test.y[prediction])),

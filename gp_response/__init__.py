@@ -1,5 +1,10 @@
 """gp_response: ask of a trained model "what moves if the data move?" and get the answer with a bound on its error."""
 
+import os
+
+# gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
+os.environ.setdefault("KEOPS_VERBOSE", "0")
+
 from gp_response import kernels, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError

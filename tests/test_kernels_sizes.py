@@ -114,6 +114,24 @@ def test_result_does_not_depend_on_the_size_of_tiles(monkeypatch):
             assert torch.equal(kernel.matrix(x), kernel.matrix(x).mT)
 
 
+def test_tiles_are_kept_inside_a_transform_that_does_not_concern_the_kernel(monkeypatch):
+    """As in the derivative of a refit by its weights: one matrix of memory, and the same matrix."""
+    kernel, x, calls = KERNELS["Matern52"](), points(60), []
+    block = kernel.block
+    monkeypatch.setattr("gp_response.kernels.recompute.TILE", 600)
+    monkeypatch.setattr(kernel, "block", lambda u, v: (calls.append(1), block(u, v))[1])
+
+    def refit(weights):
+        with torch.no_grad():
+            k = kernel.matrix(x)
+        return torch.linalg.solve(k + torch.diag(1.0 / weights), x[:, 0])
+
+    weights = torch.full((60,), 2.0, dtype=x.dtype)
+    jacobian = torch.func.jacfwd(refit)(weights)
+    assert len(calls) == 6
+    assert torch.allclose(jacobian, torch.autograd.functional.jacobian(refit, weights), rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_float32_points_give_float32_and_float64_gradients(name):
     kernel, x = KERNELS[name](), points(10, dtype=torch.float32)

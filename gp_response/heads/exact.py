@@ -34,6 +34,10 @@ class Exact(nn.Module):
         super().__init__()
         if not isinstance(kernel, Kernel):
             raise InputError(f"Exact got a kernel of type {type(kernel).__name__}; expected a gp_response Kernel")
+        if solver is not None and not hasattr(solver, "factor"):
+            raise InputError(
+                f"Exact got a solver of type {type(solver).__name__}; expected a solver such as Cholesky()"
+            )
         for name, value in (("noise", noise), ("beta", beta)):
             if not 0.0 < float(value) < float("inf"):
                 raise InputError(f"Exact({name}={value!r}): expected a positive finite number")
@@ -112,11 +116,11 @@ class Exact(nn.Module):
         return posterior
 
 
-def _frozen_copy(module: nn.Module) -> nn.Module:
+def _frozen_copy(kernel: Kernel) -> Kernel:
     """A copy whose parameters ask for no gradients; made parameter by parameter since torch.func forbids
     `requires_grad_` and refits run inside it."""
-    frozen = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in module.parameters()}
-    return copy.deepcopy(module, frozen)
+    frozen = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in kernel.parameters()}
+    return copy.deepcopy(kernel, frozen)
 
 
 __all__ = ["Exact"]

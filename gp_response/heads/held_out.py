@@ -21,7 +21,7 @@ class HeldOut:
     @classmethod
     def split(cls, data: Dataset, fraction: float, generator: torch.Generator) -> "HeldOut":
         n = len(data.train)
-        held = min(int(round(fraction * n)), 2000)
+        held = min(round(fraction * n), 2000)
         order = torch.randperm(n, generator=generator).to(data.train.x.device)
         if not held:
             return cls(data, None)

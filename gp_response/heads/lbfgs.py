@@ -1,6 +1,5 @@
 """Full-batch training with SciPy's L-BFGS-B."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -33,47 +32,64 @@ def minimise_evidence(
     """L-BFGS on some of a head's parameters."""
     if rows < len(data.train):
         data = data.keep(torch.randperm(len(data.train), generator=generator)[:rows].sort().values)
-    start, best, best_loss = copy.deepcopy(head.state_dict()), None, float("inf")
+    start = _read([p.detach() for p in parameters])
+    best = _Objective(head, data, parameters, trace, "")
     for run in range(1 + training.restarts):
-        head.load_state_dict(start)
+        _write(parameters, start)
         if run:
             _perturb(parameters, generator)
-        result = _minimise(head, data, training, f"restart {run}" if run else "lbfgs", trace, parameters)
-        if result.fun < best_loss:
-            best, best_loss, trace.converged, trace.message = (
-                copy.deepcopy(head.state_dict()), float(result.fun), bool(result.success), str(result.message),
-            )  # fmt: skip
-    if best is None or best_loss >= REFUSED:
+        objective = _Objective(head, data, parameters, trace, f"restart {run}" if run else "lbfgs")
+        message, success = objective.minimise(training)
+        if objective.best_loss < best.best_loss:
+            best, trace.converged, trace.message = objective, success, message
+    if best.best is None:
         raise SolverError("the system was not positive definite at any step; raise the noise or use float64 data")
-    head.load_state_dict(best)
-
-
-def _minimise(head: Any, data: Dataset, training: Any, stage: str, trace: Trace, parameters: list[torch.nn.Parameter]):
-    steps = training.steps or 200
-    bar = tqdm(total=steps, desc=f"fit ({stage})", disable=not training.progress, leave=False)
-
-    def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        _write(parameters, flat)
-        head.zero_grad()
-        try:
-            loss = -(head.log_evidence(data) + head.log_prior()) / len(data.train)
-        except SolverError:
-            return REFUSED, np.zeros_like(flat)
-        loss.backward()
-        trace.add(stage, loss.item())
-        return loss.item(), _read([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
-
-    def step(_: np.ndarray) -> None:
-        bar.update()
-        bar.set_postfix(loss=f"{trace.steps[-1]['loss']:.5f}")
-
-    options = {"maxiter": steps, "maxfun": 3 * steps, "ftol": 1e-12, "gtol": 1e-6}
-    first = _read([p.detach() for p in parameters])
-    result = minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", callback=step, options=options)
-    _write(parameters, result.x)
+    _write(parameters, best.best)
     head.zero_grad()
-    bar.close()
-    return result
+
+
+class _Objective:
+    """The loss as SciPy wants it, remembering its best point: a line search may end on one that was refused."""
+
+    def __init__(self, head: Any, data: Dataset, parameters: list[torch.nn.Parameter], trace: Trace, stage: str):
+        self.head, self.data, self.parameters, self.trace, self.stage = head, data, parameters, trace, stage
+        self.best: np.ndarray | None = None
+        self.best_loss, self.refused = float("inf"), 0
+
+    def minimise(self, training: Any) -> tuple[str, bool]:
+        steps = training.steps or 200
+        with tqdm(total=steps, desc=f"fit ({self.stage})", disable=not training.progress, leave=False) as bar:
+
+            def step(_: np.ndarray) -> None:
+                bar.update()
+                bar.set_postfix(loss=f"{self.best_loss:.5f}")
+
+            options = {"maxiter": steps, "maxfun": 3 * steps, "ftol": 1e-12, "gtol": 1e-6}
+            first = _read([p.detach() for p in self.parameters])
+            result = minimize(self, first, jac=True, method="L-BFGS-B", callback=step, options=options)
+        if self.refused:
+            return (
+                f"{self.refused} steps met a system that is not positive definite; the best before them is kept",
+                False,
+            )
+        return str(result.message), bool(result.success)
+
+    def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
+        _write(self.parameters, flat)
+        self.head.zero_grad()
+        try:
+            loss = -(self.head.log_evidence(self.data) + self.head.log_prior()) / len(self.data.train)
+            loss.backward()
+        except SolverError:
+            loss = torch.tensor(float("nan"))
+        if not bool(torch.isfinite(loss)):
+            self.refused += 1
+            return REFUSED, np.zeros_like(flat)
+        self.trace.add(self.stage, loss.item())
+        if loss.item() < self.best_loss:
+            self.best, self.best_loss = flat.copy(), loss.item()
+        gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        return loss.item(), _read(gradient)
 
 
 def _perturb(parameters: list[torch.nn.Parameter], generator: torch.Generator) -> None:

@@ -43,7 +43,8 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
     with torch.no_grad():
         width = features_at(part, x[:2]).shape[-1]
     readout = nn.Linear(width, 1).to(x)
-    nn.init.zeros_(readout.weight), nn.init.zeros_(readout.bias)
+    nn.init.zeros_(readout.weight)
+    nn.init.zeros_(readout.bias)
     weights = [*part.features.parameters(), *readout.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=3e-3, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.pretrain_steps)
@@ -79,14 +80,15 @@ def _squared_error(part: On, readout: nn.Linear, x: Tensor, y: Tensor) -> Tensor
 
 def _match_lengthscale(part: On, x: Tensor) -> None:
     """Start at the spread of the features: a length-scale far off leaves no gradient to learn from."""
-    if not getattr(part.kernels[0], "has_lengthscale", False):
+    base: Any = part.kernels[0]
+    if not getattr(base, "has_lengthscale", False):
         return
     with torch.no_grad():
         z = features_at(part, x[:: max(1, len(x) // 2000)])
         spread = z.std(dim=0).clamp_min(1e-3)
-        old = part.kernels[0].lengthscale
+        old = base.lengthscale
         width = old.shape[-1]
-        part.kernels[0].lengthscale = (spread * width**0.5 if width > 1 else spread.norm()).expand(old.shape).to(old)
+        base.lengthscale = (spread * width**0.5 if width > 1 else spread.norm()).expand(old.shape).to(old)
 
 
 __all__ = ["feature_modules", "feature_parameters", "pretrain"]

@@ -1,32 +1,25 @@
 """Tensors and their metadata in one safetensors file, written atomically."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gp_response.errors import InputError
+from gp_response.files import write_atomically
 
 FORMAT = "gp_response/1"
 
 
 def write_archive(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
-    """Write to a temporary file beside `path`, then rename: a killed process leaves the old file or none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write atomically: a killed process leaves the old file or none."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, temporary, metadata={"format": FORMAT, "metadata": json.dumps(dict(metadata))})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    header = {"format": FORMAT, "metadata": json.dumps(dict(metadata))}
+    return write_atomically(path, save(plain, metadata=header))
 
 
 def read_archive(path: str | Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,7 +9,7 @@ from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Energy, Perturbation
 from gp_response.response.result import Susceptibility
-from gp_response.response.sites import Sites, by_column, look
+from gp_response.response.sites import Sites, look
 
 BLOCK = 1024
 
@@ -43,7 +43,7 @@ def finite_response(
         change = observable.change(at, by_mean.value, by_variance.value)
         error = _error(observable, at, probe, by_mean, by_variance)
         return Susceptibility.of(
-            posterior, observable, perturbation,
+            posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(change), error=observable.collect_error(error),
             converged=probe.converged & own, order="finite", h=h,
         )  # fmt: skip
@@ -120,7 +120,8 @@ def _own_variance(posterior: Posterior, sites: Sites, energy: Energy, progress: 
     for rows in tqdm(energy.at.split(BLOCK), desc="own covariances", disable=not progress, leave=False):
         probe = posterior.probe(posterior.data.train.x[rows])
         block = probe.to_train(rows)
-        value.append(block.value.diagonal().clone()), error.append(block.error.diagonal().clone())
+        value.append(block.value.diagonal().clone())
+        error.append(block.error.diagonal().clone())
         converged = converged & probe.converged.all()
     return torch.cat(value), torch.cat(error), converged
 

@@ -16,7 +16,7 @@ class Value(Observable):
     def __init__(self, x: Any):
         self.points = as_points(x, "value")
 
-    def local(self, mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
         return mean
 
     def functional(self, field: Tensor, at: Marginals) -> Tensor:
@@ -38,7 +38,8 @@ class Loss(Observable):
     def local_data(self) -> tuple[Tensor, ...]:
         return (self.labels,)
 
-    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, label: Tensor) -> Tensor:
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
+        (label,) = data
         return 0.5 * ((2.0 * math.pi * noise).log() + ((label - mean) ** 2 + variance) / noise)
 
     def functional(self, field: Tensor, at: Marginals) -> Tensor:
@@ -57,7 +58,7 @@ class Variance(Observable):
     def __init__(self, x: Any):
         self.points = as_points(x, "variance")
 
-    def local(self, mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
         return variance
 
     def functional(self, field: Tensor, at: Marginals) -> Tensor:

@@ -8,6 +8,7 @@ from torch.func import jvp, vmap
 from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
+from gp_response.errors import InputError
 from gp_response.heads.smooth import smooth_marginals
 from gp_response.posterior import Posterior
 from gp_response.response.observable import Marginals, Observable
@@ -41,18 +42,17 @@ def refit_response(
         a `Susceptibility` of order "refit" or "refit derivative"; `.error` is zero because nothing bounds a refit's
         own rounding, about 1e-16 of the matrix's condition number.
     """
-    base = head.condition(data)
     count = len(perturbation.columns(data))
+    before, beta = _before(head, data, observable)
     if h is None:
         matrix, order = _derivative(head, data, observable, perturbation, count), "refit derivative"
     else:
-        before = expectation(base, observable)
         bar = tqdm(range(count), desc="refits", disable=not progress, leave=False)
         after = [expectation(head.condition(_one(perturbation, data, c, count, h)), observable) for c in bar]
         matrix, order = torch.stack(after, dim=1) - before[:, None], "refit"
     converged = torch.ones(len(observable.points), dtype=torch.bool, device=matrix.device)
     return Susceptibility.of(
-        base, observable, perturbation,
+        data, observable, perturbation, beta=beta,
         matrix=matrix, error=torch.zeros_like(matrix), converged=converged, order=order, h=h,
     )  # fmt: skip
 
@@ -65,10 +65,21 @@ def expectation(posterior: Posterior, observable: Observable) -> Tensor:
 
 def _one(perturbation: Perturbation, data: Dataset, column: int, count: int, h: float) -> Dataset:
     if count == 1:
-        return perturbation.apply(data, h)
-    amplitude = torch.zeros(count, dtype=data.train.y.dtype, device=data.train.y.device)
-    amplitude[column] = h
-    return perturbation.apply(data, amplitude)
+        changed = perturbation.apply(data, h)
+    else:
+        amplitude = torch.zeros(count, dtype=data.train.y.dtype, device=data.train.y.device)
+        amplitude[column] = h
+        changed = perturbation.apply(data, amplitude)
+    lowest = changed.train.weights.min()
+    if bool(lowest < 0):
+        raise InputError(f"{perturbation.kind} at h = {h} leaves a weight of {float(lowest):.3g}; expected 0 or more")
+    return changed
+
+
+def _before(head: Any, data: Dataset, observable: Observable) -> tuple[Tensor, float]:
+    """⟨O⟩ and β of the unperturbed model, which is let go of again: at 12,000 rows it holds 2 GiB."""
+    base = head.condition(data)
+    return expectation(base, observable), base.beta
 
 
 def _derivative(head: Any, data: Dataset, observable: Observable, perturbation: Perturbation, count: int) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from gp_response.data import Dataset
 from gp_response.errors import InputError
-from gp_response.posterior import Posterior
 from gp_response.response.archive import read_archive, write_archive
 from gp_response.response.convert import convert
 from gp_response.response.observable import Observable
@@ -70,17 +70,16 @@ class Susceptibility:
 
     @classmethod
     def of(
-        cls, posterior: Posterior, observable: Observable, perturbation: Perturbation, *,
+        cls, data: Dataset, observable: Observable, perturbation: Perturbation, *, beta: float,
         matrix: Tensor, error: Tensor, converged: Tensor, order: str, h: float | None = None,
     ) -> "Susceptibility":  # fmt: skip
-        """Put names and units on a computed matrix. converged is per observable point (p,) or per row."""
-        data = posterior.data
+        """Put names and units on a computed matrix. converged is per observable point, (p,)."""
         weak = (~converged).to(matrix).expand(len(observable.points))
         flagged = torch.nonzero(observable.collect_error(weak)).flatten()
         per = "" if order in ("finite", "refit") else f" per {perturbation.unit}"
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data)),
-            kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=posterior.beta,
+            kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
             samples=len(data.train), observable=type(observable).__name__.lower(),
             every_sample=getattr(perturbation, "rows", ()) is None, flagged=tuple(flagged.tolist()),
         )  # fmt: skip
@@ -99,9 +98,9 @@ class Susceptibility:
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k largest responses of each observable by size: columns row, rank, column, position, value, error."""
-        if not 1 <= k:
+        if not k >= 1:
             raise InputError(f"top({k}): expected at least 1")
-        size, where = self.matrix.abs().topk(min(k, self.shape[1]), dim=1)
+        _size, where = self.matrix.abs().topk(min(k, self.shape[1]), dim=1)
         table = [
             {"row": self.rows[a], "rank": r + 1, "column": self.columns[j], "position": j,
              "value": float(self.matrix[a, j]), "error": float(self.error[a, j])}
@@ -146,10 +145,9 @@ class Susceptibility:
     def load(cls, path: str | Path) -> "Susceptibility":
         """Read what `save` wrote."""
         tensors, metadata = read_archive(path, ("matrix", "error"))
-        known = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in metadata.items() if k in cls.__dataclass_fields__
-        }
-        return cls(**tensors, **known)
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata.items()}
+        named = {name: value for name, value in known.items() if name in cls.__dataclass_fields__}
+        return cls(tensors["matrix"], tensors["error"], **named)
 
     def __repr__(self) -> str:
         m, c = self.shape

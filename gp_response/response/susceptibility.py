@@ -38,7 +38,7 @@ def susceptibility(posterior: Posterior, observable: Observable, perturbation: P
         value = d.mean[:, None] * by_mean.value + d.variance[:, None] * by_variance.value
         error = _error(d, probe, by_mean, by_variance)
         return Susceptibility.of(
-            posterior, observable, perturbation,
+            posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(value), error=observable.collect_error(error),
             converged=probe.converged, order="first",
         )  # fmt: skip

@@ -10,7 +10,15 @@ from gp_response.heads import Exact
 from gp_response.kernels import Matern52
 from gp_response.posterior import Posterior
 from gp_response.response import (
-    Marginals, Observable, Perturbation, finite_response, loss, refit_response, susceptibility, value, variance,
+    Marginals,
+    Observable,
+    Perturbation,
+    finite_response,
+    loss,
+    refit_response,
+    susceptibility,
+    value,
+    variance,
 )  # fmt: skip
 from gp_response.testing.posteriors import example_data
 from gp_response.testing.report import assert_close
