@@ -97,7 +97,7 @@ class Kernel(Parametrised):
         Raises InputError for points of the wrong shape, type or dimension.
         """
         check_points(x, y)
-        return call_in_dtype_of(x, self, dense.matrix, self.select(x), None if y is None else self.select(y))
+        return self._matrix(self.select(x), None if y is None else self.select(y), dense.differentiated(self, x, y))
 
     def diagonal(self, x: Points) -> Values:
         """The variances k(x_i, x_i), of shape (*batch, n)."""
@@ -124,7 +124,10 @@ class Kernel(Parametrised):
             raise InputError(f"{type(self).__name__} does not know {params or 'last_dim_is_batch=True'}; leave it out")
         if diag:
             return call_in_dtype_of(x1, self, _diagonal, x1, x2)
-        return call_in_dtype_of(x1, self, dense.matrix, x1, None if x1 is x2 else x2)
+        return self._matrix(x1, None if x1 is x2 else x2, dense.differentiated(self, x1, x2))
+
+    def _matrix(self, x: Tensor, y: Tensor | None, differentiated: bool) -> Tensor:
+        return call_in_dtype_of(x, self, dense.matrix, x, y, differentiated)
 
     @property
     def is_stationary(self) -> bool:

@@ -13,22 +13,28 @@ from gp_response.kernels.recompute import TILE, filled, recomputed
 RECOMPUTE = 2**22  # numbers autograd may keep before it has to recompute them
 
 
-def matrix(kernel: Any, x: Tensor, y: Tensor | None) -> Tensor:
-    """k(x_i, y_j) as (*batch, n, m); y = None means x and gives an exactly symmetric matrix."""
+def matrix(kernel: Any, x: Tensor, y: Tensor | None, differentiated: bool = False) -> Tensor:
+    """k(x_i, y_j) as (*batch, n, m); y = None means x and gives an exactly symmetric matrix.
+
+    differentiated: whether a torch.func transform is with respect to something the matrix depends on.
+    """
     cx = kernel.coordinates(x)
     cy = cx if y is None else kernel.coordinates(y)
-    if _plain(kernel, cx, cy):
+    grad = _needs_grad(kernel, cx, cy)
+    few = len(row_tiles(kernel, cx, cy, RECOMPUTE)) == 1
+    if differentiated or (grad and (few or _inside_transform())):
         k = kernel.block(cx, cy)
         return 0.5 * (k + k.mT) if y is None else k
-    evaluate = recomputed if _needs_grad(kernel, cx, cy) else filled
-    return evaluate(kernel, cx, cy, symmetric=y is None)
+    return (recomputed if grad else filled)(kernel, cx, cy, symmetric=y is None)
 
 
-def _plain(kernel: Any, cx: Coordinates, cy: Coordinates) -> bool:
-    """Whether autograd or torch.func has to see one ordinary expression rather than tiles."""
-    if not _needs_grad(kernel, cx, cy):
-        return _transformed(kernel, cx, cy)
-    return _inside_transform() or len(row_tiles(kernel, cx, cy, RECOMPUTE)) == 1
+def differentiated(kernel: Any, *points: Tensor | None) -> bool:
+    """Whether a torch.func transform tracks the kernel or the points; ask before the first operation on them.
+
+    Inside a transform everything computed is wrapped, whether it depends on the transform's input or not.
+    """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(wrapped(t) for t in (*kernel.parameters(), *kernel.buffers(), *points) if t is not None)
 
 
 def product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
@@ -47,23 +53,14 @@ def _recomputed_product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor
     return checkpoint(call_with, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-def _tensors(kernel: Any, *points: Coordinates) -> list[Tensor]:
-    return [*kernel.parameters(), *(leaf for p in points for leaf in leaves(p))]
-
-
 def _needs_grad(kernel: Any, *points: Coordinates) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(kernel, *points))
-
-
-# torch.func refuses saved-tensor hooks and writes into buffers it does not track; the version of torch is pinned.
+    tensors = [*kernel.parameters(), *(leaf for p in points for leaf in leaves(p))]
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _inside_transform() -> bool:
+    # torch.func refuses saved-tensor hooks and functions without rules for it; the version of torch is pinned.
     return torch._C._functorch.maybe_current_level() is not None
 
 
-def _transformed(kernel: Any, *points: Coordinates) -> bool:
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in _tensors(kernel, *points))
-
-
-__all__ = ["matrix", "product"]
+__all__ = ["differentiated", "matrix", "product"]

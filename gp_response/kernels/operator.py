@@ -56,7 +56,9 @@ class KernelOperator(LinearOperator):
 
     def to_dense(self) -> Tensor:
         """The matrix itself, by torch whatever the backend."""
-        return self._call(dense.matrix, self.x, None if self.y is self.x else self.y).expand(self.shape)
+        differentiated = dense.differentiated(self.kernel, self.x, self.y, *self.parameters)
+        y = None if self.y is self.x else self.y
+        return self._call(dense.matrix, self.x, y, differentiated).expand(self.shape)
 
     def _diagonal(self) -> Tensor:
         return self._call(_pairs, self.x, self.y).expand(self.shape[:-1])

@@ -12,15 +12,17 @@ TILE = 2**19  # elements of a tile: 4 MiB in float64, so that it and a formula's
 
 
 def filled(kernel: Any, cx: Coordinates, cy: Coordinates, *, symmetric: bool) -> Tensor:
-    """The matrix between coordinates, written tile by tile, without gradients."""
+    """The matrix between coordinates, written tile by tile, where no gradient is asked for.
+
+    No torch.no_grad() here: it would drop the tangents of forward mode without a word.
+    """
     batch, first = batch_shape(kernel, cx, cy), leaves(cx)[0]
     out = first.new_empty(*batch, length(cx), length(cy))
-    with torch.no_grad():
-        for rows in row_tiles(kernel, cx, cy, TILE):
-            upto = rows.stop if symmetric else length(cy)
-            out[..., rows, :upto] = kernel.block(take(cx, rows), take(cy, slice(0, upto)))
-            if symmetric:
-                _mirror(out, rows)
+    for rows in row_tiles(kernel, cx, cy, TILE):
+        upto = rows.stop if symmetric else length(cy)
+        out[..., rows, :upto] = kernel.block(take(cx, rows), take(cy, slice(0, upto)))
+        if symmetric:
+            _mirror(out, rows)
     return out
 
 
