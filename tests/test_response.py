@@ -93,13 +93,11 @@ def test_error_bounds_cover_the_true_error_or_the_result_is_flagged(noise, dtype
     """Against a float64 (float32 data) or a refined float64 solution of the dense system in another form."""
     data = example_data(n=300, dim=2, dtype=dtype)
     head = gr.Exact(gr.Matern32(lengthscale=1.2, outputscale=1.5), noise=noise)
-    if dtype == torch.float32 and noise < 1e-4:  # more digits than single precision has
-        with pytest.raises(gr.SolverError, match="not positive definite in float32"):
-            head.condition(data)
-        return
     chi = gr.susceptibility(head.condition(data), gr.value(data.test.x), gr.reweight())
     truth = exact_weights(head, data)
     assert bool(((chi.matrix.double() - truth).abs() <= chi.error.double()).all())
+    if dtype == torch.float32 and noise < 1e-4:  # more digits than single precision has: said, not hidden
+        assert not chi.converged
 
 
 def exact_weights(head, data):

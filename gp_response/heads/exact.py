@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import gpytorch
 import torch
 from gpytorch.constraints import Positive
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior, site_precision, whitened_system
 from gp_response.heads.training import Training, train
-from gp_response.kernels import Kernel
+from gp_response.kernels import Foreign, Kernel
 from gp_response.linalg.evidence import gaussian_log_evidence
 from gp_response.solvers import Cholesky
 
@@ -20,7 +21,7 @@ class Exact(nn.Module):
     """Exact GP regression: a kernel, a noise variance, a solver.
 
     Args:
-        kernel: any `gp_response.kernels.Kernel`, with features (`.on(...)`) or without.
+        kernel: any `gp_response.kernels.Kernel`, with features (`.on(...)`) or without, or any gpytorch kernel.
         noise: observation noise variance σ² (not its root), in the units of `data.train.y` squared; trained by `fit`.
         solver: a solver object such as `Cholesky()`; None takes `Cholesky()`. What was used is `posterior.solver`.
         mean: constant prior mean, not trained.
@@ -32,6 +33,8 @@ class Exact(nn.Module):
 
     def __init__(self, kernel: Kernel, noise: float = 0.1, *, solver: Any = None, mean: float = 0.0, beta: float = 1.0):
         super().__init__()
+        if isinstance(kernel, gpytorch.kernels.Kernel) and not isinstance(kernel, Kernel):
+            kernel = Foreign(kernel)
         if not isinstance(kernel, Kernel):
             raise InputError(f"Exact got a kernel of type {type(kernel).__name__}; expected a gp_response Kernel")
         if solver is not None and not hasattr(solver, "factor"):

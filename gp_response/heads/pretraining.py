@@ -42,10 +42,9 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
     x, y = held_out.train.train.x, held_out.train.train.y
     with torch.no_grad():
         width = features_at(part, x[:2]).shape[-1]
-    readout = nn.Linear(width, 1).to(x)
-    nn.init.zeros_(readout.weight)
-    nn.init.zeros_(readout.bias)
-    weights = [*part.features.parameters(), *readout.parameters()]
+    # Not an nn.Linear: making one draws from the global generator.
+    readout = torch.zeros(width + 1, dtype=x.dtype, device=x.device, requires_grad=True)
+    weights = [*part.features.parameters(), readout]
     optimiser = torch.optim.AdamW(weights, lr=3e-3, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.pretrain_steps)
     best, best_score, waited = copy.deepcopy(part.features.state_dict()), float("inf"), 0
@@ -74,8 +73,8 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
     _match_lengthscale(part, x)
 
 
-def _squared_error(part: On, readout: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
-    return (readout(features_at(part, x))[:, 0] - y).square().mean()
+def _squared_error(part: On, readout: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return (features_at(part, x) @ readout[:-1] + readout[-1] - y).square().mean()
 
 
 def _match_lengthscale(part: On, x: Tensor) -> None:

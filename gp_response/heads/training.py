@@ -60,8 +60,11 @@ class Training:
             raise unknown_name("optimiser", str(self.optimiser), ["lbfgs", "adam"])
         if not 0.0 <= self.held_out < 1.0:
             raise InputError(f"Training(held_out={self.held_out}): expected a fraction from 0 to below 1")
-        if self.rows is not None and self.rows < 2:
-            raise InputError(f"Training(rows={self.rows}): expected at least 2")
+        least = {"rows": 2, "steps": 1, "restarts": 0, "pretrain_steps": 0, "patience": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"Training({name}={value}): expected at least {low}")
 
 
 def train(head: Any, data: Dataset, training: Training) -> Trace:
