@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from gp_response.kernels.casting import call_with, state
 from gp_response.kernels.points import Coordinates, leaves, row_tiles, take
 from gp_response.kernels.recompute import TILE, filled, recomputed
+from gp_response.linalg.transforms import inside_transform
 
 RECOMPUTE = 2**22  # numbers autograd may keep before it has to recompute them
 
@@ -22,7 +23,7 @@ def matrix(kernel: Any, x: Tensor, y: Tensor | None, differentiated: bool = Fals
     cy = cx if y is None else kernel.coordinates(y)
     grad = _needs_grad(kernel, cx, cy)
     few = len(row_tiles(kernel, cx, cy, RECOMPUTE)) == 1
-    if differentiated or (grad and (few or _inside_transform())):
+    if differentiated or (grad and (few or inside_transform())):
         k = kernel.block(cx, cy)
         return 0.5 * (k + k.mT) if y is None else k
     return (recomputed if grad else filled)(kernel, cx, cy, symmetric=y is None)
@@ -39,7 +40,7 @@ def differentiated(kernel: Any, *points: Tensor | None) -> bool:
 
 def product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
     """K(x, y) @ v for v (..., m, t) without ever holding K; differentiable."""
-    multiply = _recomputed_product if _needs_grad(kernel, cx, cy) and not _inside_transform() else _product
+    multiply = _recomputed_product if _needs_grad(kernel, cx, cy) and not inside_transform() else _product
     return torch.cat([multiply(kernel, take(cx, rows), cy, v) for rows in row_tiles(kernel, cx, cy, TILE)], dim=-2)
 
 
@@ -56,11 +57,6 @@ def _recomputed_product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor
 def _needs_grad(kernel: Any, *points: Coordinates) -> bool:
     tensors = [*kernel.parameters(), *(leaf for p in points for leaf in leaves(p))]
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def _inside_transform() -> bool:
-    # torch.func refuses saved-tensor hooks and functions without rules for it; the version of torch is pinned.
-    return torch._C._functorch.maybe_current_level() is not None
 
 
 __all__ = ["differentiated", "matrix", "product"]

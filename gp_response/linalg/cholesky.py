@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import InputError, SolverError
+from gp_response.linalg.extended import residual
 
-# Rounding of a length-n dot product and of the matrix entries themselves, in units of eps: a kernel entry carries a
-# few roundings (scaling, distance, exp), a blocked product fewer than log n.
+# Rounding of the matrix entries themselves, in units of eps: a kernel entry carries a few (scaling, distance, exp).
 ROUNDING = 8.0
 
 
@@ -26,7 +26,7 @@ class CholeskyFactor:
 
     Args:
         matrix: (n, n) symmetric positive definite.
-        refine: steps of iterative refinement in the matrix's own precision after each solve.
+        refine: steps of iterative refinement after each solve, with residuals in twice the matrix's precision.
 
     Raises:
         SolverError: the matrix is not positive definite in this precision, or does not fit in memory.
@@ -44,15 +44,15 @@ class CholeskyFactor:
         self.frobenius = torch.linalg.matrix_norm(matrix)
 
     def solve(self, rhs: Tensor) -> Measured:
-        """`A⁻¹ rhs` for rhs (n, t); residuals are recomputed from A, never inferred from the factor."""
+        """`A⁻¹ rhs` for rhs (n, t); residuals are recomputed from A in extended precision, never inferred from the factor."""
         value = torch.cholesky_solve(rhs, self.lower)
         for _ in range(self.refine):
-            value = value + torch.cholesky_solve(rhs - self.matrix @ value, self.lower)
-        residual = (rhs - self.matrix @ value).norm(dim=0)
+            value = value + torch.cholesky_solve(residual(rhs, self.matrix, value), self.lower)
+        left = residual(rhs, self.matrix, value).norm(dim=0)
         size = rhs.norm(dim=0)
         eps = torch.finfo(rhs.dtype).eps
-        defect = residual + ROUNDING * eps * (self.frobenius * value.norm(dim=0) + size)
-        return Measured(value, residual / torch.where(size > 0, size, torch.ones_like(size)), defect)
+        defect = left + ROUNDING * eps * (self.frobenius * value.norm(dim=0) + size)
+        return Measured(value, left / torch.where(size > 0, size, torch.ones_like(size)), defect)
 
     def logdet(self) -> Tensor:
         return 2.0 * self.lower.diagonal().log().sum()
