@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 import gp_response as gr
+from gp_response.linalg.extended import residual
 from gp_response.plots import closed_vs_refit, histogram_of_gaps, influential_rows, save
 from gp_response.report import number
 
@@ -85,14 +86,13 @@ def refits(head: gr.Exact, data: gr.Dataset, x: Tensor, chosen: Tensor) -> dict[
     with torch.no_grad():
         system = head.kernel.matrix(one)
         system.diagonal().add_(noise)
-        lower = torch.linalg.cholesky(system)
+        across, ahead = head.kernel.matrix(one, two), head.kernel.matrix(one, x)
+        solved = gr.Cholesky(refine=2).solve(system, torch.cat([y[rest][:, None], across], dim=1)).value
         del system
-        right = torch.cat([y[rest][:, None], head.kernel.matrix(one, two), head.kernel.matrix(one, x)], dim=1)
-        right = torch.linalg.solve_triangular(lower, right, upper=False)
-        target, across, ahead = right.split([1, len(chosen), len(x)], dim=1)
-        # What the unchanged rows leave of the chosen rows and of the predictions.
-        left = head.kernel.matrix(two) - across.T @ across
-        reach = head.kernel.matrix(x, two) - ahead.T @ across
+        # What the unchanged rows leave of the chosen rows and of the predictions; both are small differences.
+        target, weights_of = solved[:, :1], solved[:, 1:]
+        left = residual(head.kernel.matrix(two), across.T, weights_of)
+        reach = residual(head.kernel.matrix(x, two), ahead.T, weights_of)
         start, offset = (ahead.T @ target)[:, 0], (across.T @ target)[:, 0]
 
     def predict(weights: Tensor, labels: Tensor) -> Tensor:

@@ -103,6 +103,11 @@ def test_the_posterior_laws_hold_at_small_noise_and_801_rows(noise):
     check_posterior(posterior, data.test.x, tolerance=1e-9 + 1e-13 / noise)
 
 
+def test_laws_find_their_own_points_and_data():
+    check_posterior(gr.Exact(gr.RBF(), noise=0.1).condition(example_data(dim=2)))
+    check_head(gr.Exact(gr.RBF(ard=5), noise=0.1))
+
+
 def test_the_posterior_goes_through_the_data_as_the_noise_goes_to_zero():
     data = example_data(n=30)
     data = data.keep(torch.arange(4, 30))  # two equal inputs with two labels cannot both be met

@@ -24,13 +24,14 @@ def example_data(*, n: int = 40, dim: int = 3, seed: int = 0, dtype: torch.dtype
     )  # fmt: skip
 
 
-def check_posterior(posterior: Posterior, x: Tensor, *, tolerance: float = 1e-9) -> None:
+def check_posterior(posterior: Posterior, x: Tensor | None = None, *, tolerance: float = 1e-9) -> None:
     """Symmetric positive semi-definite covariance, variance its diagonal, training covariances and residuals consistent.
 
     Args:
         posterior: any posterior.
-        x: (p, d) points to look from.
+        x: (p, d) points to look from; None takes up to 50 test rows, or training rows where there are none.
     """
+    x = _some_points(posterior.data) if x is None else x
     train = posterior.data.train
     cov = posterior.cov(x)
     scale = float(posterior.prior_cov(x, x).diagonal().max())
@@ -72,10 +73,11 @@ def check_head(head: Any, *, data: Dataset | None = None, tolerance: float = 1e-
 
     Args:
         head: with `kernel`, `noise`, `beta`, `prior_mean`, `condition(data)`.
-        data: None takes a small set with duplicates and unequal weights; its dimension must then suit the kernel.
+        data: None takes a small set with duplicates and unequal weights, of as many columns as the kernel has
+            lengthscales (else 3).
     """
-    data = example_data() if data is None else data
-    posterior, train, x = head.condition(data), data.train, data.test.x
+    data = example_data(dim=head.kernel.ard_num_dims or 3) if data is None else data
+    posterior, train, x = head.condition(data), data.train, _some_points(data)
     mean, cov = dense_posterior(head, data, x)
     scale = float(head.kernel.diagonal(x).detach().max())
     assert_close("mean = dense GP mean", posterior.mean(x), mean, tolerance=tolerance, scale=float(train.y.abs().max()))
@@ -92,6 +94,10 @@ def check_head(head: Any, *, data: Dataset | None = None, tolerance: float = 1e-
     check_posterior(unseen, x, tolerance=tolerance)
     again = head.condition(data)
     assert_close("conditioning is deterministic", again.mean(x), posterior.mean(x), tolerance=0.0)
+
+
+def _some_points(data: Dataset) -> Tensor:
+    return (data.test.x if len(data.test) else data.train.x)[:50]
 
 
 def dense_posterior(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor]:
