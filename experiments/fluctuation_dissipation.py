@@ -33,7 +33,7 @@ DIFFERENCE = 0.02
 
 
 def main(
-    rows: int = 13_400, predictions: int = 50, pairs: int = 200, from_scratch: int = 8, pretrain_steps: int = 2000,
+    rows: int = 13_400, predictions: int = 50, pairs: int = 200, from_scratch: int = 12, pretrain_steps: int = 2000,
     steps: int = 100, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, respond, refit, compare. rows: of the table, a tenth of which are test rows."""
@@ -60,7 +60,8 @@ def main(
         name: compare(closed, refit[name], chosen, asked, entry)
         for name, closed in {**chi, "deletion": deleted}.items()
     }
-    scratch = refits_from_scratch(head, data, x, chosen[:from_scratch], chi["weight"], deleted)
+    strong = chi["weight"].matrix[:, chosen].abs().amax(dim=0).argsort(descending=True)[:from_scratch]
+    scratch = refits_from_scratch(head, data, x, chosen[strong], chi["weight"], deleted.matrix[:, strong])
     best = most_moved(chi["weight"], asked)
     error = data.undo_y(posterior.mean(data.test.x)) - data.undo_y(data.test.y)
     return {
@@ -82,37 +83,45 @@ def refits(head: gr.Exact, data: gr.Dataset, x: Tensor, chosen: Tensor) -> dict[
     n, noise = len(data.train), head.noise.detach().to(data.train.x)
     rest = torch.ones(n, dtype=torch.bool)
     rest[chosen] = False
-    one, two, y = data.train.x[rest], data.train.x[chosen], data.train.y
+    y = data.train.y
     with torch.no_grad():
-        system = head.kernel.matrix(one)
+        # Evaluated as a whole, as the posterior does it: the last bit of an exponential can depend on its neighbours.
+        whole, toward = head.kernel.matrix(data.train.x), head.kernel.matrix(data.train.x, x)
+        system, across, among = whole[rest][:, rest], whole[rest][:, chosen], whole[chosen][:, chosen]
+        del whole
         system.diagonal().add_(noise)
-        across, ahead = head.kernel.matrix(one, two), head.kernel.matrix(one, x)
-        solved = gr.Cholesky(refine=2).solve(system, torch.cat([y[rest][:, None], across], dim=1)).value
-        del system
-        # What the unchanged rows leave of the chosen rows and of the predictions; both are small differences.
-        target, weights_of = solved[:, :1], solved[:, 1:]
-        left = residual(head.kernel.matrix(two), across.T, weights_of)
-        reach = residual(head.kernel.matrix(x, two), ahead.T, weights_of)
-        start, offset = (ahead.T @ target)[:, 0], (across.T @ target)[:, 0]
+        ahead = toward[rest]
+        right = torch.cat([y[rest][:, None], across], dim=1)
+        factor = gr.Cholesky(refine=2).factor(system)
+        high = factor.solve(right).value
+        low = factor.solve(residual(right, system, high)).value  # what does not fit into the digits of `high`
+        del factor, system
+        # What the unchanged rows leave to explain: of the chosen rows, of their labels, and of the predictions.
+        left = left_over(among, across, high[:, 1:], low[:, 1:])
+        labels = left_over(y[chosen][:, None], across, high[:, :1], low[:, :1])[:, 0]
+        reach = left_over(toward[chosen].T, ahead, high[:, 1:], low[:, 1:])
 
     def predict(weights: Tensor, labels: Tensor) -> Tensor:
-        factor = torch.linalg.cholesky(left + torch.diag(noise / weights))
-        return start + reach @ torch.cholesky_solve((labels - offset)[:, None], factor)[:, 0]
-
-    weights, labels = torch.ones_like(labels := y[chosen]), labels
-    base = predict(weights, labels)
+        """What the chosen rows add to the predictions of the rest."""
+        return reach @ torch.linalg.solve(left + torch.diag(noise / weights), labels)
 
     def without(keep: Tensor) -> Tensor:
-        factor = torch.linalg.cholesky(left[keep][:, keep] + noise * torch.eye(len(keep), dtype=left.dtype))
-        return start + reach[:, keep] @ torch.cholesky_solve((labels - offset)[keep][:, None], factor)[:, 0] - base
+        system = left[keep][:, keep] + noise * torch.eye(len(keep), dtype=left.dtype)
+        return reach[:, keep] @ torch.linalg.solve(system, labels[keep]) - base
 
-    every = torch.arange(len(chosen))
+    weights, every = torch.ones_like(labels), torch.arange(len(chosen))
+    base = predict(weights, labels)
     kept = torch.stack([every[every != k] for k in every])
     return {
         "weight": jacfwd(predict, 0)(weights, labels),
         "label": jacfwd(predict, 1)(weights, labels),
         "deletion": vmap(without, out_dims=1)(kept),
     }
+
+
+def left_over(part: Tensor, across: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """`part - acrossᵀ (high + low)`, a small difference of large numbers."""
+    return residual(part, across.T, high) - across.T @ low
 
 
 def compare(closed: gr.Susceptibility, refit: Tensor, chosen: Tensor, asked: Tensor, entry: Tensor) -> dict[str, Any]:
@@ -128,15 +137,14 @@ def compare(closed: gr.Susceptibility, refit: Tensor, chosen: Tensor, asked: Ten
 
 
 def refits_from_scratch(
-    head: gr.Exact, data: gr.Dataset, x: Tensor, chosen: Tensor, weight: gr.Susceptibility, deleted: gr.Susceptibility
+    head: gr.Exact, data: gr.Dataset, x: Tensor, chosen: Tensor, weight: gr.Susceptibility, deleted: Tensor
 ) -> dict[str, Any]:
-    """Whole refits, nothing shared: rows taken out, and weights changed by ±h for a central difference."""
+    """Whole refits, nothing shared: rows taken out, and weights changed by ±h and ±2h for a central difference."""
     rows = chosen.tolist()
     out = gr.refit_response(head, data, gr.value(x), gr.delete(rows, each=True), h=1.0, progress=True)
-    one, two = (difference(head, data, x, rows[0], step) for step in (DIFFERENCE, 2.0 * DIFFERENCE))
-    slope = (4.0 * one - two) / 3.0
+    slope = difference(head, data, x, rows[0])
     # A difference of two refits cannot resolve entries far below the largest one, so these gaps are relative to it.
-    gap = (deleted.matrix[:, : len(rows)] - out).abs() / out.matrix.abs().amax()
+    gap = (deleted - out).abs() / out.matrix.abs().amax()
     slope_gap = (weight.matrix[:, rows[0]] - slope).abs() / slope.abs().amax()
     return {
         "from_scratch_refits": len(rows) + 4,
@@ -145,10 +153,14 @@ def refits_from_scratch(
     }
 
 
-def difference(head: gr.Exact, data: gr.Dataset, x: Tensor, row: int, step: float) -> Tensor:
-    """Central difference of two whole refits by the weight of one row, (predictions,)."""
-    up, down = (gr.refit_response(head, data, gr.value(x), gr.reweight([row]), h=s * step) for s in (1, -1))
-    return (up - down)[:, 0] / (2.0 * step)
+def difference(head: gr.Exact, data: gr.Dataset, x: Tensor, row: int) -> Tensor:
+    """Fourth-order central difference of whole refits by the weight of one row, (predictions,)."""
+
+    def refit(h: float) -> Tensor:
+        return gr.response.expectation(head.condition(gr.reweight([row]).apply(data, h)), gr.value(x))
+
+    near, far = (refit(s * DIFFERENCE) - refit(-s * DIFFERENCE) for s in (1, 2))
+    return (8.0 * near - far) / (12.0 * DIFFERENCE)
 
 
 def most_moved(chi: gr.Susceptibility, asked: Tensor) -> int:

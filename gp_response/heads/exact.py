@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
-from gp_response.heads.exact_posterior import ExactPosterior, site_precision, whitened_system
+from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.training import Training, train
+from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
 from gp_response.linalg.evidence import gaussian_log_evidence
 from gp_response.solvers import Cholesky
@@ -84,9 +85,9 @@ class Exact(nn.Module):
         also the right objective for the noise when weights are not one.
         """
         train, noise = data.train, self.noise.to(data.train.x)
-        root = site_precision(data, noise, self.beta).sqrt()
-        system = whitened_system(self.kernel.matrix(train.x), root)
-        fit = gaussian_log_evidence(system, root * (train.y - self.prior_mean))
+        white = whiten(data, noise, self.beta)
+        system = white.system(self.kernel.matrix(train.x))
+        fit = gaussian_log_evidence(system, white.scale * (train.y - self.prior_mean)) + 0.5 * white.shift.log().sum()
         return fit - 0.5 * self.beta * train.weights.sum() * (2.0 * torch.pi * noise).log()
 
     def log_prior(self) -> Tensor:

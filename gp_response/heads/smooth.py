@@ -1,7 +1,7 @@
 """The exact posterior's marginals in a form that is smooth where a weight is zero.
 
-`I + s K s` with `s = √τ` is the better system, but √ has no derivative at zero, where a new row's weight starts.
-`I + τ K` is the same algebra without the root; it is not symmetric and is solved by LU. It serves derivatives of refits
+The symmetric systems have site variances `D = 1/τ` or `√τ` in them, which have no derivative at τ = 0, where a new row's
+weight starts. `I + τ K` is the same algebra; it is not symmetric and is solved by LU. It serves derivatives of refits
 that insert rows, and nothing else.
 """
 

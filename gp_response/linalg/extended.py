@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gp_response.linalg.transforms import inside_transform
 
-BLOCK = 2**20  # entries of A in one block of rows, so that its slices stay near the cache
+BLOCK = 2**18  # entries of A in one block of rows, so that its slices stay in cache
 SLICES = 3  # of at most 26 bits each: enough for the 53 of float64
 
 
@@ -32,7 +32,7 @@ def residual(rhs: Tensor, matrix: Tensor, value: Tensor) -> Tensor:
         ]
         return torch.cat(parts)
     bits = (53 - math.ceil(math.log2(max(2, matrix.shape[1])))) // 2
-    pieces = _slices(value, bits, dim=0)
+    pieces = torch.cat(_slices(value, bits, dim=0), dim=1)
     rows = zip(rhs.split(step), matrix.split(step), strict=True)
     return torch.cat([_block(b, _slices(a, bits, dim=1), pieces) for b, a in rows])
 
@@ -51,12 +51,14 @@ def _slices(x: Tensor, bits: int, *, dim: int) -> list[Tensor]:
     return [*parts, x]
 
 
-def _block(rhs: Tensor, left: list[Tensor], right: list[Tensor]) -> Tensor:
+def _block(rhs: Tensor, left: list[Tensor], right: Tensor) -> Tensor:
     """rhs minus the partial products, largest first, carrying what each addition rounds off."""
+    # One product of all slices with all slices: the matrix is read once.
+    products = (torch.cat(left) @ right).reshape(SLICES, len(rhs), SLICES, rhs.shape[1])
     total, carry = rhs, torch.zeros_like(rhs)
     for order in range(2 * SLICES - 1):
         for i in range(max(0, order - SLICES + 1), min(order, SLICES - 1) + 1):
-            total, lost = _two_sum(total, -(left[i] @ right[order - i]))
+            total, lost = _two_sum(total, -products[i, :, order - i])
             carry = carry + lost
     return total + carry
 

@@ -1,0 +1,51 @@
+"""The symmetric system behind an exact posterior, scaled so that nothing is lost on the way.
+
+With site variances `D_i = σ²/(β ρ_i)` every solve is one with `A = K + D`. It is done in the form `B = p A p`, where p_i is
+a power of two just above `D_i^-½`: the scaling is free of rounding, the diagonal `c = p D p` lies between one and four
+so that `‖B⁻¹‖ <= 1` turns a measured residual into an error bound at no cost, and a row of weight zero has p = 0, c = 1: it is
+simply not seen. (Rasmussen & Williams, eq. 3.26, have `D^-½` itself in the place of p.)
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+
+
+class Whitening(NamedTuple):
+    """Per training row, (n,): `scale` p, `shift` c, and `back` pD, which returns a solution with B to covariances."""
+
+    scale: Tensor
+    shift: Tensor
+    back: Tensor
+
+    def system(self, matrix: Tensor) -> Tensor:
+        """`B = c + p K p`, (n, n)."""
+        system = self.scale[:, None] * matrix
+        del matrix  # at n = 12,000 each of these is 1.1 GiB
+        system.mul_(self.scale)
+        system.diagonal().add_(self.shift)
+        return system
+
+    def unseen(self) -> Tensor:
+        """Rows of weight zero."""
+        return torch.nonzero(self.scale == 0).flatten()
+
+
+def whiten(data: Dataset, noise: Tensor, beta: float) -> Whitening:
+    """The scaling for a data set at noise σ² (0-dim or (n,)) and inverse temperature β; differentiable where ρ > 0."""
+    weights = data.train.weights
+    seen = weights > 0
+    variance = noise / (beta * torch.where(seen, weights, torch.ones_like(weights)))
+    root = variance.detach().rsqrt()
+    scale = root / torch.frexp(root).mantissa  # exactly the power of two above
+    zero, one = torch.zeros_like(scale), torch.ones_like(scale)
+    back = scale * variance
+    return Whitening(
+        torch.where(seen, scale, zero), torch.where(seen, scale * back, one), torch.where(seen, back, zero)
+    )
+
+
+__all__ = ["Whitening", "whiten"]
