@@ -183,7 +183,7 @@ def test_without_standardising_numbers_stay_and_one_row_is_enough():
         (lambda: torch.from_numpy(X), torch.float64),
         (lambda: torch.from_numpy(X).half(), torch.float64),
         (lambda: torch.from_numpy(X).long(), torch.float64),
-        (lambda: X.astype(np.float32), torch.float64),
+        (lambda: X.astype(np.float32), torch.float32),
         (lambda: X.astype(np.int32), torch.float64),
         (lambda: X > 5, torch.float64),
         (lambda: X.tolist(), torch.float64),
@@ -192,7 +192,7 @@ def test_without_standardising_numbers_stay_and_one_row_is_enough():
         (lambda: pd.DataFrame(X), torch.float64),
     ],
 )
-def test_only_float32_tensors_make_float32_sets(make, dtype):
+def test_only_float32_makes_float32_sets(make, dtype):
     data = dataset(make(), Y, test_x=X, test_y=Y)
     assert {t.dtype for s in (data.train, data.test) for t in (s.x, s.y, s.weights)} == {dtype}
     assert data.train.rows.dtype == torch.long

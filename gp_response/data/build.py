@@ -30,7 +30,7 @@ def dataset(
 ) -> Dataset:
     """A Dataset from tensors, arrays, lists or numeric DataFrames.
 
-    x (n, d) or (n,), y (n,) or (n, 1), weights (n,) >= 0 (default 1). A float32 tensor x makes a float32 set, anything
+    x (n, d) or (n,), y (n,) or (n, 1), weights (n,) >= 0 (default 1). A float32 tensor or array x makes a float32 set, all
     else float64; the device is x's. `standardise` uses the statistics of x and y alone, never of test_x; "x" leaves
     targets as they are (for classes). Columns are called `names`, a DataFrame's own names, or x0, x1, ...; rows are
     counted from 0 in x and in test_x. Copies, so later changes of the arrays do not reach the set.

@@ -119,7 +119,7 @@ def _array(value: ArrayLike, what: str) -> np.ndarray:
     if array.dtype.kind == "c":
         raise DataError(f"{what} is complex ({array.dtype}); give real and imaginary parts as separate columns")
     if array.dtype.kind in "biuf":
-        return array.astype(np.float64)
+        return array.astype(np.float32 if array.dtype == np.float32 else np.float64)
     if array.dtype.kind in "mM":
         raise DataError(f"{what} holds dates ({array.dtype}); convert them to numbers, or use gp_response.load(frame)")
     if array.ndim not in (1, 2):
