@@ -13,6 +13,7 @@ from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
 from gp_response.linalg.cholesky import ROUNDING
+from gp_response.linalg.extended import residual
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Factor, Solution
 
@@ -75,7 +76,9 @@ class ExactProbe(Probe):
 
     def _mean(self) -> Certified:
         target = self.posterior.target
-        value = self.posterior.prior_mean + self.whitened.T @ target.value
+        # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
+        start = torch.full_like(self.size, self.posterior.prior_mean)[:, None]
+        value = residual(start, -self.whitened.T, target.value[:, None])[:, 0]
         # b B⁻¹ρ = v ρ, plus what v itself may be off by.
         error = (self.size + self.solution.defect) * target.defect
         return Certified(value, error + self._rounding(self.whitened.abs().T @ target.value.abs()))
