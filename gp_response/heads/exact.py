@@ -5,7 +5,6 @@ from typing import Any
 
 import gpytorch
 import torch
-from gpytorch.constraints import Positive
 from torch import Tensor, nn
 
 from gp_response.data import Dataset
@@ -14,6 +13,7 @@ from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.training import Training, train
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
+from gp_response.kernels.parameters import positive
 from gp_response.linalg.evidence import gaussian_log_evidence
 from gp_response.solvers import Cholesky
 
@@ -47,7 +47,7 @@ class Exact(nn.Module):
                 raise InputError(f"Exact({name}={value!r}): expected a positive finite number")
         self.kernel, self.prior_mean, self.beta = kernel, float(mean), float(beta)
         self.solver = Cholesky() if solver is None else solver
-        self.noise_constraint = Positive()
+        self.noise_constraint = positive()
         start = torch.tensor(float(noise), dtype=torch.float64)
         self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start))
 

@@ -20,7 +20,7 @@ from gp_response.heads.lbfgs import lbfgs
 from gp_response.heads.pretraining import feature_modules, pretrain
 from gp_response.heads.trace import Trace
 
-FULL_BATCH_ROWS = 4000
+FULL_BATCH_ROWS = 3000
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Training:
     Attributes:
         optimiser: "lbfgs" (full batch), "adam" (full batch or minibatch), or None: "adam" for trained features.
         steps: most steps; None: 200 for L-BFGS, 300 for Adam.
-        rows: rows in the evidence of one step. None: all rows up to 4,000; beyond that a random subset of 2,000 for
+        rows: rows in the evidence of one step. None: all rows up to 3,000; beyond that a random subset of 2,000 for
             L-BFGS, and minibatches of 1,024 for Adam on trained features.
         restarts: further L-BFGS runs from random starting values; the best evidence wins.
         learning_rate: of Adam for hyperparameters; features learn at a fiftieth of it.

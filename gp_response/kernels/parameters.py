@@ -19,6 +19,11 @@ Value = float | Sequence[float] | Tensor
 _SOFTPLUS = nn.Softplus(threshold=36.0)
 
 
+def positive() -> Positive:
+    """The constraint of a positive hyperparameter, whose inverse is exact in float64."""
+    return Positive(_SOFTPLUS, inv_softplus)
+
+
 class Parametrised(gpytorch.kernels.Kernel):
     """A gpytorch kernel whose hyperparameters are plain attributes: `kernel.alpha`, `kernel.alpha = 2.0`.
 
@@ -46,7 +51,7 @@ class Parametrised(gpytorch.kernels.Kernel):
         width = start.shape[-1] if per_dimension and start.dim() else 1
         self.__dict__.setdefault("_natural", {})[name] = per_dimension
         self.register_parameter(f"raw_{name}", nn.Parameter(start.new_zeros(*self._batch_shape, 1, width)))
-        self.register_constraint(f"raw_{name}", constraint or Positive(_SOFTPLUS, inv_softplus))
+        self.register_constraint(f"raw_{name}", constraint or positive())
         self._set_natural(name, start)
         if prior is not None:
             self.register_prior(f"{name}_prior", prior, name)
@@ -125,4 +130,4 @@ def checked(name: str, value: Value) -> Tensor:
     return tensor
 
 
-__all__ = ["Parametrised", "Value", "checked"]
+__all__ = ["Parametrised", "Value", "checked", "positive"]
