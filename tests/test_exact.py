@@ -146,7 +146,8 @@ def test_data_without_noise_do_not_break_training():
     head = gr.Exact(gr.RBF(), noise=0.1)
     posterior = head.fit(data, training=QUIET)
     assert float((posterior.mean(x) - data.train.y).abs().max()) < 1e-3
-    assert float(head.noise.detach()) < 1e-3
+    assert float(head.noise.detach()) == pytest.approx(1e-6 * float(data.train.y.var()), rel=1e-6)
+    assert posterior.trace.train_nll < -5.0
 
 
 def test_priors_count_in_training():
@@ -204,6 +205,7 @@ def test_deep_features_learn_what_a_shallow_kernel_cannot_and_are_guarded():
         ({"optimiser": "lbgfs"}, "did you mean 'lbfgs'"),
         ({"held_out": 1.0}, "held_out=1.0"),
         ({"rows": 1}, "rows=1"),
+        ({"least_noise": 0.0}, "least_noise=0.0"),
         ({"steps": 0}, "steps=0"),
         ({"restarts": -1}, "restarts=-1"),
     ],

@@ -50,15 +50,17 @@ class Exact(nn.Module):
         self.noise_constraint = positive()
         start = torch.tensor(float(noise), dtype=torch.float64)
         self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start))
+        self.raw_noise_floor = -float("inf")
 
     @property
     def noise(self) -> Tensor:
         """σ², 0-dim."""
         return self.noise_constraint.transform(self.raw_noise)
 
-    def set_noise(self, value: float) -> None:
-        with torch.no_grad():
-            self.raw_noise.copy_(self.noise_constraint.inverse_transform(torch.as_tensor(value).to(self.raw_noise)))
+    def floor_noise(self, value: float) -> None:
+        """Keep training from taking the noise variance below `value`."""
+        floor = self.noise_constraint.inverse_transform(torch.tensor(max(value, 1e-300), dtype=torch.float64))
+        self.raw_noise_floor = float(floor)
 
     def condition(self, data: Dataset) -> ExactPosterior:
         """The posterior given the training rows at the present hyperparameters. Nothing is trained.

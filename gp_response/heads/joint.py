@@ -74,6 +74,8 @@ def _step(head: Any, batch: Any, rows: int, optimiser: torch.optim.Optimizer) ->
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
+    with torch.no_grad():
+        head.raw_noise.clamp_(min=head.raw_noise_floor)
     return loss.item()
 
 

@@ -66,13 +66,17 @@ class _Objective:
 
             options = {"maxiter": steps, "maxfun": 3 * steps, "ftol": 1e-12, "gtol": 1e-6}
             first = _read([p.detach() for p in self.parameters])
-            result = minimize(self, first, jac=True, method="L-BFGS-B", callback=step, options=options)
+            bounds = [(self._floor(p), None) for p in self.parameters for _ in range(p.numel())]
+            result = minimize(self, first, jac=True, method="L-BFGS-B", callback=step, options=options, bounds=bounds)
         if self.refused:
             return (
                 f"{self.refused} steps met a system that is not positive definite; the best before them is kept",
                 False,
             )
         return str(result.message), bool(result.success)
+
+    def _floor(self, parameter: torch.nn.Parameter) -> float | None:
+        return self.head.raw_noise_floor if parameter is self.head.raw_noise else None
 
     def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         _write(self.parameters, flat)

@@ -33,6 +33,8 @@ class Training:
         rows: rows in the evidence of one step. None: all rows up to 3,000; beyond that a random subset of 2,000 for
             L-BFGS, and minibatches of 1,024 for Adam on trained features.
         restarts: further L-BFGS runs from random starting values; the best evidence wins.
+        least_noise: the noise variance is not trained below this fraction of the targets' variance (or below where it
+            starts): without noise in the data the evidence grows until the system is numerically singular.
         learning_rate: of Adam for hyperparameters; features learn at a fiftieth of it.
         weight_decay: on feature weights, in pretraining and in joint training.
         pretrain_steps: Adam steps of features with a linear readout before joint training; 0 for none.
@@ -47,6 +49,7 @@ class Training:
     steps: int | None = None
     rows: int | None = None
     restarts: int = 0
+    least_noise: float = 1e-6
     learning_rate: float = 0.05
     weight_decay: float = 1e-4
     pretrain_steps: int = 1000
@@ -58,6 +61,8 @@ class Training:
     def __post_init__(self):
         if self.optimiser not in (None, "lbfgs", "adam"):
             raise unknown_name("optimiser", str(self.optimiser), ["lbfgs", "adam"])
+        if not 0.0 < self.least_noise < 1.0:
+            raise InputError(f"Training(least_noise={self.least_noise}): expected a fraction between 0 and 1")
         if not 0.0 <= self.held_out < 1.0:
             raise InputError(f"Training(held_out={self.held_out}): expected a fraction from 0 to below 1")
         least = {"rows": 2, "steps": 1, "restarts": 0, "pretrain_steps": 0, "patience": 1}
@@ -74,6 +79,7 @@ def train(head: Any, data: Dataset, training: Training) -> Trace:
     deep = bool(feature_modules(head.kernel))
     optimiser = training.optimiser or ("adam" if deep else "lbfgs")
     held_out = HeldOut.split(data, training.held_out if deep else 0.0, generator)
+    head.floor_noise(min(training.least_noise * float(data.train.y.var()), float(head.noise.detach())))
     rows = min(len(held_out.train.train), training.rows or _default_rows(len(data.train), optimiser, deep))
     of = (
         "all"
