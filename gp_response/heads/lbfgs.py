@@ -64,7 +64,7 @@ class _Objective:
                 bar.update()
                 bar.set_postfix(loss=f"{self.best_loss:.5f}")
 
-            options = {"maxiter": steps, "maxfun": 3 * steps, "ftol": 1e-12, "gtol": 1e-6}
+            options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-10, "gtol": 1e-6}
             first = _read([p.detach() for p in self.parameters])
             bounds = [(self._floor(p), None) for p in self.parameters for _ in range(p.numel())]
             result = minimize(self, first, jac=True, method="L-BFGS-B", callback=step, options=options, bounds=bounds)
