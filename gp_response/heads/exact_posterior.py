@@ -14,6 +14,7 @@ from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
 from gp_response.linalg.cholesky import ROUNDING
 from gp_response.linalg.extended import residual
+from gp_response.linalg.memory import require_memory_for_factor
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Factor, Solution
 
@@ -33,6 +34,7 @@ class ExactPosterior(Posterior):
     def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: float, beta: float, solver: Any):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta
+        require_memory_for_factor(len(data.train), data.train.x.dtype, data.train.x.device)
         self.whitening = whiten(data, noise, beta)
         self.factor: Factor = solver.factor(self.whitening.system(kernel.matrix(data.train.x)))
         self.target: Solution = self.factor.solve(self.whitening.scale * (data.train.y - mean))

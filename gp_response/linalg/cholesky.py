@@ -1,6 +1,5 @@
 """Cholesky factors that measure what they return."""
 
-import os
 from typing import NamedTuple
 
 import torch
@@ -29,13 +28,12 @@ class CholeskyFactor:
         refine: steps of iterative refinement after each solve, with residuals in twice the matrix's precision.
 
     Raises:
-        SolverError: the matrix is not positive definite in this precision, or does not fit in memory.
+        SolverError: the matrix is not positive definite in this precision.
     """
 
     def __init__(self, matrix: Tensor, *, refine: int = 1):
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise InputError(f"Cholesky got a matrix of shape {tuple(matrix.shape)}; expected (n, n)")
-        _refuse_if_too_large(matrix)
         self.matrix, self.refine = matrix, refine
         try:
             self.lower = torch.linalg.cholesky(matrix)
@@ -68,18 +66,6 @@ def _not_positive_definite(matrix: Tensor) -> str:
         f"the {len(diagonal)} x {len(diagonal)} system is not positive definite in {name} "
         f"(largest diagonal entry {float(diagonal.max()):.3g}); {advice}"
     )
-
-
-def _refuse_if_too_large(matrix: Tensor) -> None:
-    if matrix.device.type != "cpu" or not hasattr(os, "sysconf"):
-        return
-    need = 2 * matrix.numel() * matrix.element_size()
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if need > have:
-        raise SolverError(
-            f"Cholesky of {matrix.shape[0]} rows needs {need / 2**30:.1f} GiB and this machine has {have / 2**30:.1f} GiB; "
-            "use fewer rows or float32"
-        )
 
 
 __all__ = ["CholeskyFactor", "Measured"]
