@@ -63,6 +63,16 @@ def test_deleting_a_set_equals_a_refit_without_it_although_its_rows_interact():
     assert not torch.allclose(one_by_one.matrix.sum(dim=1), refit.matrix[:, 0], rtol=0.05)
 
 
+def test_a_whole_deletion_takes_the_rows_out_and_a_part_of_it_does_not():
+    rows = gr.delete([3, 8], each=True)
+    one = rows.apply(DATA, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert one.train.rows.tolist() == [r for r in range(40) if r != 8]
+    assert len(gr.delete([3, 8]).apply(DATA, 1).train) == 38
+    half = gr.delete([3, 8]).apply(DATA, 0.5)
+    assert torch.equal(half.train.weights[[3, 8]], 0.5 * DATA.train.weights[[3, 8]])
+    assert len(half.train) == 40
+
+
 def test_a_row_of_weight_zero_responds_like_an_insertion():
     weights = DATA.train.weights.clone()
     weights[4] = 0.0

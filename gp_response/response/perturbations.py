@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
+from gp_response.linalg.transforms import inside_transform
 from gp_response.response.observable import as_labels, as_points
 from gp_response.response.perturbation import Energy, Perturbation
 
@@ -86,13 +87,13 @@ class Delete(Rows):
         return self.sites(data, -data.train.weights / noise, torch.zeros_like(data.train.y))
 
     def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
-        if isinstance(h, int | float) and h == 1:  # a whole deletion really takes the rows out
-            keep = torch.ones(len(data.train), dtype=torch.bool, device=data.train.x.device)
-            keep[self.groups(data)[0]] = False
-            if not bool(keep.any()):
-                raise InputError(f"delete got all {len(data.train)} training rows; at least one must stay")
-            return data.keep(keep)
-        return data.with_train(weights=data.train.weights * (1.0 - self.spread(data, h)))
+        gone = self.spread(data, h)
+        changed = data.with_train(weights=data.train.weights * (1.0 - gone))
+        if inside_transform() or not bool((gone == 1).any()):
+            return changed
+        if bool((gone == 1).all()):
+            raise InputError(f"delete got all {len(data.train)} training rows; at least one must stay")
+        return changed.keep(gone != 1)  # a whole deletion really takes the rows out
 
 
 class Insert(Perturbation):
