@@ -145,6 +145,40 @@ def test_a_tolerance_that_cannot_be_met_is_flagged_not_hidden():
     assert "not converged" in repr(chi)
 
 
+def test_a_bound_that_cannot_be_had_is_infinite_and_flagged():
+    """Precisions of 1e13 on a smooth kernel: one minus the leverage of the first row is smaller than its own error."""
+    x = torch.linspace(0.0, 1.0, 60, dtype=torch.float64)[:, None]
+    weights = torch.full((60,), 1e6, dtype=torch.float64)
+    data = gr.dataset(x, torch.sin(3.0 * x[:, 0]), weights=weights, standardise=False)
+    posterior = gr.Exact(gr.RBF(lengthscale=2.0), noise=1e-7).condition(data)
+    change = gr.finite_response(posterior, gr.value(x[:3] + 0.005), gr.delete([0, 30], each=True))
+    assert bool(change.error[:, 0].isinf().all())
+    assert not bool(change.error.isnan().any())
+    assert change.flagged == (0, 1, 2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_finite_answers_lie_within_the_bounds_of_refits_on_random_problems(seed):
+    """Scales of inputs, targets, weights, noise and temperature drawn over decades, with a row of weight zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return float(10.0 ** (low + (high - low) * torch.rand((), generator=generator)))
+
+    x, t = (torch.randn(m, 3, generator=generator, dtype=torch.float64) for m in (40, 6))
+    x, y = draw(-1, 1) * x, draw(0, 2) * torch.randn(40, generator=generator, dtype=torch.float64)
+    weights = draw(-1, 3) * (0.01 + torch.rand(40, generator=generator, dtype=torch.float64))
+    weights[5] = 0.0
+    data = gr.dataset(x, y, test_x=t, test_y=t[:, 0], weights=weights, standardise=False)
+    head = gr.Exact(gr.Matern32(outputscale=draw(-1, 2)), noise=draw(-4, 1), beta=draw(-1, 1), mean=draw(-1, 1))
+    posterior, observable = head.condition(data), gr.value(t)
+    for perturbation in (gr.delete([1, 2]), gr.reweight([5, 7]), gr.insert(t[:2] + 0.1, y[:2])):
+        change = gr.finite_response(posterior, observable, perturbation, h=1.0)
+        refit = gr.refit_response(head, data, observable, perturbation, h=1.0)
+        own = 4.0 * posterior.probe(t).mean.error[:, None]  # a difference of two refits has errors too
+        assert bool(((change - refit).abs() <= change.error + own).all())
+
+
 def test_float32_data_give_float32_responses_close_to_float64():
     data, head, posterior = gp(200, dtype=torch.float32)
     chi = gr.susceptibility(posterior, gr.value(data.test.x), gr.reweight())

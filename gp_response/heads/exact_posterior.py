@@ -83,7 +83,7 @@ class ExactProbe(Probe):
         value = residual(start, -self.whitened.T, target.value[:, None])[:, 0]
         # b B⁻¹ρ = v ρ, plus what v itself may be off by.
         error = (self.size + self.solution.defect) * target.defect
-        return Certified(value, error + self._rounding(self.whitened.abs().T @ target.value.abs()))
+        return Certified(value, error + self._rounding(self.whitened.abs().T @ target.value.abs() + value.abs()))
 
     def _variance(self) -> Certified:
         prior = self.posterior.kernel.diagonal(self.points)

@@ -50,7 +50,8 @@ class Susceptibility:
         beta: inverse temperature. samples: number of training rows n.
         convention: "rho" (d/dρ), or what `to` converted to.
         every_sample: the columns are all training rows, one each, in order.
-        converged: 0-dim bool, every solve reached its tolerance; `flagged` lists the rows that did not.
+        converged: 0-dim bool, every solve reached its tolerance and every bound is finite; `flagged` lists the rows
+            (observables) of which that is not true.
     """
 
     matrix: Tensor
@@ -74,8 +75,10 @@ class Susceptibility:
         matrix: Tensor, error: Tensor, converged: Tensor, order: str, h: float | None = None,
     ) -> "Susceptibility":  # fmt: skip
         """Put names and units on a computed matrix. converged is per observable point, (p,)."""
+        # A bound that could not be had (0 · ∞ on the way) is no bound: infinite, and flagged.
+        error = torch.where(error.isnan(), torch.full_like(error, float("inf")), error)
         weak = (~converged).to(matrix).expand(len(observable.points))
-        flagged = torch.nonzero(observable.collect_error(weak)).flatten()
+        flagged = torch.nonzero((observable.collect_error(weak) > 0) | error.isinf().any(dim=1)).flatten()
         per = "" if order in ("finite", "refit") else f" per {perturbation.unit}"
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data)),
