@@ -5,13 +5,12 @@ form agrees with the derivative of a refit to a relative gap of 1e-6 or better o
 the exact deletion formula with refits that leave the row out to 1e-8 or better.
 
 Command: gp-response run fluctuation_dissipation [--smoke]
-Cost: about 6 minutes and 6 GiB on two cores at full size (12,060 training rows); 20 seconds for the smoke run.
-Expected: largest gaps about 1e-9 (weights), 1e-10 (labels), 1e-9 (deletions); from-scratch refits agree to 1e-10.
+Cost: 8 to 10 minutes and 6.2 GiB on two cores at full size (12,060 training rows); 10 seconds for the smoke run.
+Expected: largest gaps about 1e-14 (weights and labels) and 1e-9 (deletions); from-scratch refits agree to 1e-10.
 
 The refits of the 200 pairs order the chosen rows last and eliminate the unchanged rows once; what depends on the change
 is then factorised anew for every refit, and differentiated automatically through that factorisation. It shares no
-formula with the closed form: `A = K + σ²/ρ` instead of `I + sKs`, no posterior covariance, no residual. A few rows are also
-deleted and reweighted from scratch by `refit_response`, which proves the elimination itself.
+formula with the closed form: no posterior covariance of all rows, no residual, no leverage. A few rows are also deleted and reweighted from scratch by `refit_response`, which proves the elimination itself.
 """
 
 from pathlib import Path
