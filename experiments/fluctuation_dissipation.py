@@ -10,7 +10,8 @@ Expected: largest gaps about 1e-14 (weights and labels) and 1e-9 (deletions); fr
 
 The refits of the 200 pairs order the chosen rows last and eliminate the unchanged rows once; what depends on the change
 is then factorised anew for every refit, and differentiated automatically through that factorisation. It shares no
-formula with the closed form: no posterior covariance of all rows, no residual, no leverage. A few rows are also deleted and reweighted from scratch by `refit_response`, which proves the elimination itself.
+formula with the closed form: no posterior covariance of all rows, no residual, no leverage. A few rows are also deleted
+and reweighted from scratch, with nothing shared, which proves the elimination itself.
 """
 
 from pathlib import Path
