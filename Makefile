@@ -52,6 +52,8 @@ reproduce-smoke: $(STAMP)  ## run every experiment at its smoke size, and their 
 	$(BIN)/gp-response report --results paper/build/smoke/results --out paper/build/smoke
 
 test: lint  ## lint, type check and run every test
+	$(say) "the laws, with shapes and types checked at every call"
+	$(BIN)/python -m pytest -q --jaxtyping-packages=gp_response,beartype.beartype tests/test_laws.py tests/test_kernels.py tests/test_linalg.py
 	$(say) "tests"
 	$(BIN)/python -m pytest
 

@@ -4,11 +4,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Points = Float[Tensor, "*batch n d"]
-OtherPoints = Float[Tensor, "*batch m d"]
-Values = Float[Tensor, "n"]
-Matrix = Float[Tensor, "n m"]
-Square = Float[Tensor, "n n"]
+OtherPoints = Float[Tensor, "*others m d"]  # batches broadcast with those of Points
+Values = Float[Tensor, "*batch n"]
+Matrix = Float[Tensor, "*both n m"]
 Indices = Int[Tensor, "k"]
 Mask = Bool[Tensor, "n"]
 
-__all__ = ["Indices", "Mask", "Matrix", "OtherPoints", "Points", "Square", "Values"]
+__all__ = ["Indices", "Mask", "Matrix", "OtherPoints", "Points", "Values"]

@@ -1,10 +1,10 @@
 """Solvers: frozen dataclasses whose fields are the tolerances, and solutions that carry what was measured."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from linear_operator import to_dense
+from linear_operator import LinearOperator, to_dense
 from torch import Tensor
 
 from gp_response.errors import InputError
@@ -30,6 +30,7 @@ class Solution:
     defect: Tensor
 
 
+@runtime_checkable
 class Factor(Protocol):
     """A matrix prepared for many solves."""
 
@@ -38,6 +39,7 @@ class Factor(Protocol):
     def logdet(self) -> Tensor: ...
 
 
+@runtime_checkable
 class Solver(Protocol):
     """What a head needs of a solver."""
 
@@ -65,11 +67,11 @@ class Cholesky:
         if not isinstance(self.refine, int) or self.refine < 0:
             raise InputError(f"Cholesky(refine={self.refine!r}): expected an integer of 0 or more")
 
-    def factor(self, matrix: Tensor) -> "FactoredCholesky":
+    def factor(self, matrix: Tensor | LinearOperator) -> "FactoredCholesky":
         """Factor A (n, n), a tensor or LinearOperator, once for many right-hand sides."""
         return FactoredCholesky(self, CholeskyFactor(to_dense(matrix), refine=self.refine))
 
-    def solve(self, matrix: Tensor, rhs: Tensor) -> Solution:
+    def solve(self, matrix: Tensor | LinearOperator, rhs: Tensor) -> Solution:
         """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t).
 
         Raises:

@@ -32,7 +32,15 @@ class Exact(nn.Module):
         InputError: noise or beta not positive and finite, or kernel not a Kernel.
     """
 
-    def __init__(self, kernel: Kernel, noise: float = 0.1, *, solver: Any = None, mean: float = 0.0, beta: float = 1.0):
+    def __init__(
+        self,
+        kernel: Kernel | gpytorch.kernels.Kernel,
+        noise: float = 0.1,
+        *,
+        solver: Any = None,
+        mean: float = 0.0,
+        beta: float = 1.0,
+    ):
         super().__init__()
         if isinstance(kernel, gpytorch.kernels.Kernel) and not isinstance(kernel, Kernel):
             kernel = Foreign(kernel)

@@ -58,7 +58,7 @@ class Perturbation(ABC):
         """First-order force: dV/dh of every column."""
 
     @abstractmethod
-    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+    def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         """The data set after amplitudes h, (c,) or a number for a single column; differentiable in h."""
 
     def finite_energy(self, data: Dataset, noise: Tensor, h: float) -> Energy:

@@ -62,7 +62,7 @@ class Reweight(Rows):
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         return self.sites(data, 1.0 / noise, torch.zeros_like(data.train.y))
 
-    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+    def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(weights=data.train.weights + self.spread(data, h))
 
 
@@ -74,7 +74,7 @@ class Relabel(Rows):
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         return self.sites(data, torch.zeros_like(noise), data.train.weights / noise)
 
-    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+    def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(y=data.train.y + self.spread(data, h))
 
 
@@ -86,7 +86,7 @@ class Delete(Rows):
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         return self.sites(data, -data.train.weights / noise, torch.zeros_like(data.train.y))
 
-    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+    def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         gone = self.spread(data, h)
         changed = data.with_train(weights=data.train.weights * (1.0 - gone))
         if inside_transform() or not bool((gone == 1).any()):
@@ -119,7 +119,7 @@ class Insert(Perturbation):
             points=x, one_each=self.each or len(x) == 1,
         )  # fmt: skip
 
-    def apply(self, data: Dataset, h: Tensor | float) -> Dataset:
+    def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         x, y = self._checked(data)
         train = data.train
         weights = torch.as_tensor(h, dtype=y.dtype, device=y.device).expand(len(y))
