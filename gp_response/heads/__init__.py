@@ -1,6 +1,7 @@
 """Heads: what turns a kernel and data into a posterior."""
 
 from gp_response.heads.exact import Exact
-from gp_response.heads.training import Trace, Training
+from gp_response.heads.trace import Trace
+from gp_response.heads.training import Training
 
 __all__ = ["Exact", "Trace", "Training"]

@@ -97,8 +97,8 @@ class Exact(nn.Module):
         train, noise = data.train, self.noise.to(data.train.x)
         white = whiten(data, noise, self.beta)
         system = white.system(self.kernel.matrix(train.x))
-        fit = gaussian_log_evidence(system, white.scale * (train.y - self.prior_mean)) + 0.5 * white.shift.log().sum()
-        return fit - 0.5 * self.beta * train.weights.sum() * (2.0 * torch.pi * noise).log()
+        fit = gaussian_log_evidence(system, white.scale * (train.y - self.prior_mean))
+        return fit + white.log_normaliser(data, noise, self.beta)
 
     def log_prior(self) -> Tensor:
         """Log density of the hyperparameters' gpytorch priors, 0-dim; 0 without priors. `fit` adds it to the evidence."""

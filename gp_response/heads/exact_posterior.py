@@ -60,9 +60,8 @@ class ExactPosterior(Posterior):
     def log_evidence(self) -> Tensor:
         """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)`, 0-dim; the ordinary log marginal likelihood when β = ρ = 1."""
         white = self.whitening.scale * (self.data.train.y - self.prior_mean)
-        normaliser = self.beta * self.data.train.weights.sum() * (2.0 * torch.pi * self.noise).log()
-        logdet = self.factor.logdet() - self.whitening.shift.log().sum()
-        return -0.5 * (white.dot(self.target.value) + logdet + normaliser)
+        fit = -0.5 * (white.dot(self.target.value) + self.factor.logdet())
+        return fit + self.whitening.log_normaliser(self.data, self.noise, self.beta)
 
 
 class ExactProbe(Probe):

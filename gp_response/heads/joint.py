@@ -1,12 +1,13 @@
 """Joint training of hyperparameters and features by Adam on the evidence of minibatches."""
 
-import copy
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from gp_response.errors import SolverError
+from gp_response.heads.early_stopping import EarlyStopping
 from gp_response.heads.held_out import HeldOut
 from gp_response.heads.lbfgs import all_parameters, minimise_evidence
 from gp_response.heads.pretraining import feature_parameters
@@ -25,13 +26,13 @@ def joint_adam(
     training rows the features look better than they are, and the noise comes out too small.
     """
     features = feature_parameters(head.kernel)
+    few = [p for p in all_parameters(head) if all(p is not f for f in features)]
     if features and held_out.test is not None:
-        few = [p for p in all_parameters(head) if all(p is not f for f in features)]
         minimise_evidence(head, held_out.test, training, FEW_ROWS, generator, trace, few)
-    optimiser = _optimiser(head, training)
+    optimiser = _optimiser(few, features, training)
     steps, data = training.steps or 300, held_out.train
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    best, best_score, waited = copy.deepcopy(head.state_dict()), _score(head, held_out, float("inf")), 0
+    stopping = EarlyStopping(head, patience=training.patience, score=_score(head, held_out, float("inf")))
     bar = tqdm(range(steps), desc="fit (adam)", disable=not training.progress, leave=False)
     trace.message = f"{steps} steps"
     for step in bar:
@@ -46,21 +47,14 @@ def joint_adam(
         score = _score(head, held_out, loss)
         trace.steps[-1]["held_out"] = score
         bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{score:.4f}")
-        if score < best_score:
-            best, best_score, waited = copy.deepcopy(head.state_dict()), score, 0
-        else:
-            waited += 1
-        if waited >= training.patience:
-            trace.converged, trace.message = True, f"held-out score did not improve for {waited} checks"
+        if stopping.offer(score):
+            trace.converged, trace.message = True, f"held-out score did not improve for {stopping.waited} checks"
             break
-    head.load_state_dict(best)
+    stopping.restore()
 
 
-def _optimiser(head: Any, training: Any) -> torch.optim.Optimizer:
-    features = feature_parameters(head.kernel)
-    known = {id(p) for p in features}
-    others = [p for p in head.parameters() if p.requires_grad and id(p) not in known]
-    groups = [{"params": others, "lr": training.learning_rate, "weight_decay": 0.0}]
+def _optimiser(few: list[nn.Parameter], features: list[nn.Parameter], training: Any) -> torch.optim.Optimizer:
+    groups = [{"params": few, "lr": training.learning_rate, "weight_decay": 0.0}]
     if features:
         groups.append({"params": features, "lr": 0.02 * training.learning_rate, "weight_decay": training.weight_decay})
     return torch.optim.AdamW(groups)

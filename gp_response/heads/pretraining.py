@@ -1,12 +1,12 @@
 """Features first learn the target with a linear readout, so that joint training starts where it cannot collapse."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from gp_response.heads.early_stopping import EarlyStopping
 from gp_response.heads.held_out import HeldOut
 from gp_response.heads.trace import Trace
 from gp_response.kernels import On
@@ -47,7 +47,7 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
     weights = [*part.features.parameters(), readout]
     optimiser = torch.optim.AdamW(weights, lr=3e-3, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.pretrain_steps)
-    best, best_score, waited = copy.deepcopy(part.features.state_dict()), float("inf"), 0
+    stopping = EarlyStopping(part.features, patience=2 * training.patience + 1)
     bar = tqdm(range(training.pretrain_steps), desc="pretraining features", disable=not training.progress, leave=False)
     for step in bar:
         batch = torch.randint(len(y), (min(BATCH, len(y)),), generator=generator).to(x.device)
@@ -63,13 +63,9 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
             score = float(_squared_error(part, readout, test.x, test.y)) if test else loss.item()
         trace.add("pretraining", loss.item(), held_out=score)
         bar.set_postfix(held_out=f"{score:.4f}")
-        if score < best_score:
-            best, best_score, waited = copy.deepcopy(part.features.state_dict()), score, 0
-        else:
-            waited += 1
-        if waited > 2 * training.patience:
+        if stopping.offer(score):
             break
-    part.features.load_state_dict(best)
+    stopping.restore()
     _match_lengthscale(part, x)
 
 

@@ -30,6 +30,11 @@ class Whitening(NamedTuple):
         system.diagonal().add_(self.shift)
         return system
 
+    def log_normaliser(self, data: Dataset, noise: Tensor, beta: float) -> Tensor:
+        """What `-½ yᵀB⁻¹y - ½ log det B` lacks of `log ∫ p₀ exp(-β Σ ρ_i ℓ_i)`, 0-dim."""
+        gibbs = beta * data.train.weights.sum() * (2.0 * torch.pi * noise).log()
+        return 0.5 * (self.shift.log().sum() - gibbs)
+
     def unseen(self) -> Tensor:
         """Rows of weight zero."""
         return torch.nonzero(self.scale == 0).flatten()

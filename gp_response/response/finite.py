@@ -58,10 +58,11 @@ def _single_sites(posterior: Posterior, sites: Sites, energy: Energy, progress: 
     pivot_error = delta.abs() * own_error
     (cov, cov_error), (force, force_error) = sites.covariance, sites.force
     gain = beta * force / pivot
-    gain_error = (beta * force_error + gain.abs() * pivot_error) / (pivot - pivot_error).clamp_min(1e-300)
+    room = (pivot - pivot_error).clamp_min(1e-300)
+    gain_error = (beta * force_error + gain.abs() * pivot_error) / room
     by_mean = Certified(cov * gain, cov_error * (gain.abs() + gain_error) + cov.abs() * gain_error)
     loss = delta / pivot
-    loss_error = loss.abs() * pivot_error / (pivot - pivot_error).clamp_min(1e-300)
+    loss_error = loss.abs() * pivot_error / room
     by_variance = Certified(
         -(cov**2) * loss,
         cov_error * (2.0 * cov.abs() + cov_error) * (loss.abs() + loss_error) + cov**2 * loss_error,
@@ -76,11 +77,8 @@ def _sets(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
     mean_error, variance_error, converged = mean.clone(), variance.clone(), True
     for c in tqdm(range(energy.columns), desc="sets", disable=not progress, leave=False):
         mine = torch.nonzero(energy.column == c).flatten()
-        there = sites.probe if sites.probe is not None else posterior.probe(posterior.data.train.x[energy.at[mine]])
-        block = there.to_train(energy.at[mine]) if sites.probe is None else there.to(there)
-        if sites.probe is not None:
-            block = Certified(*(part[energy.at[mine]][:, energy.at[mine]] for part in block))
-        converged = converged & bool(there.converged.all())
+        block, settled = _own_block(posterior, sites, energy.at[mine])
+        converged = converged & settled
         delta = beta * energy.curvature[mine]
         inverse = _inverse(delta, block.value)
         cov, cov_error = (part[:, mine] for part in sites.covariance)
@@ -97,6 +95,15 @@ def _sets(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
             (cov.abs() @ loss_error) * cov.abs()
         ).sum(dim=1)
     return Certified(mean, mean_error), Certified(variance, variance_error), torch.as_tensor(converged)
+
+
+def _own_block(posterior: Posterior, sites: Sites, at: Tensor) -> tuple[Certified, bool]:
+    """S_JJ of the sites J of one column, and whether its solves converged."""
+    if sites.probe is None:
+        there = posterior.probe(posterior.data.train.x[at])
+        return there.to_train(at), bool(there.converged.all())
+    whole = sites.probe.to(sites.probe)
+    return Certified(*(part[at][:, at] for part in whole)), bool(sites.probe.converged.all())
 
 
 def _inverse(delta: Tensor, block: Tensor) -> Tensor:
