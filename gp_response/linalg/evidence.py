@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gp_response.linalg.cholesky import CholeskyFactor
+from gp_response.linalg.triangular import symmetric_inverse
 
 
 class _LogEvidence(torch.autograd.Function):
@@ -21,8 +22,7 @@ class _LogEvidence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         lower, solved = ctx.saved_tensors
-        # torch.cholesky_inverse runs an unblocked LAPACK routine: 5.6 s at n = 2,700 where this takes 0.75 s.
-        to_matrix = torch.cholesky_solve(torch.eye(len(lower), dtype=lower.dtype, device=lower.device), lower).neg_()
+        to_matrix = symmetric_inverse(lower).neg_()
         to_matrix.addr_(solved, solved)
         return to_matrix.mul_(0.5 * grad), -grad * solved
 
