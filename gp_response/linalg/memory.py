@@ -10,7 +10,7 @@ MATRICES = 2.1  # a matrix, its factor, and what passes by
 def require_memory_for_factor(n: int, dtype: torch.dtype, device: torch.device) -> None:
     """Raise SolverError when a dense n x n matrix and its Cholesky factor do not fit into the memory that is free."""
     need = MATRICES * n * n * torch.finfo(dtype).bits / 8
-    have = _free(device)
+    have = free_bytes(device)
     if have is not None and need > have:
         raise SolverError(
             f"a Cholesky factor of {n} rows needs {need / 2**30:.1f} GiB and {have / 2**30:.1f} GiB are free; "
@@ -18,7 +18,7 @@ def require_memory_for_factor(n: int, dtype: torch.dtype, device: torch.device) 
         )
 
 
-def _free(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be had, None where nobody says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -30,4 +30,4 @@ def _free(device: torch.device) -> int | None:
     return int(found.split()[1]) * 1024
 
 
-__all__ = ["require_memory_for_factor"]
+__all__ = ["free_bytes", "require_memory_for_factor"]
