@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gp_response.errors import InputError
 from gp_response.kernels import dense
+from gp_response.kernels.blocks import Blocks
 from gp_response.kernels.casting import call_in_dtype_of
 from gp_response.kernels.operator import KernelOperator
 from gp_response.kernels.parameters import Parametrised, Value, checked
@@ -154,6 +155,14 @@ class Kernel(Parametrised):
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         """The dense (..., n, m) block between coordinates."""
         return self.scaled(self.formula(each(lambda t: t.unsqueeze(-2), x), each(lambda t: t.unsqueeze(-3), y)))
+
+    def block_given(self, x: Coordinates, y: Coordinates, given: Any) -> Tensor:
+        """`block` with gradients, where `Blocks.given` has computed part of it already; None: nothing."""
+        return self.block(x, y)
+
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
+        """Blocks between coordinates without gradients, as fast as this kernel can; take them from `blocks_of`."""
+        return Blocks(self, x, y, dtype)
 
     def pairs(self, x: Coordinates, y: Coordinates) -> Tensor:
         """k(x_i, y_i) as (..., n, 1)."""

@@ -3,10 +3,12 @@
 from typing import Any
 
 import gpytorch
+import torch
 from torch import Tensor, nn
 
 from gp_response.errors import InputError
 from gp_response.kernels.base import Kernel
+from gp_response.kernels.blocks import Blocks, JoinedBlocks, blocks_of, follows
 from gp_response.kernels.points import Coordinates
 
 
@@ -41,6 +43,23 @@ class CompositeKernel(Kernel):
 
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self._joined("block", x, y)
+
+    def block_given(self, x: Coordinates, y: Coordinates, given: list[Any] | None) -> Tensor:
+        if given is None:
+            return self.block(x, y)
+        return self.scaled(self.join([k.block_given(*of) for k, *of in zip(self.parts, x, y, given, strict=True)]))
+
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
+        parts = [blocks_of(k, u, v, dtype) for k, u, v in zip(self.parts, x, y, strict=True)]
+        in_place = follows(self, "join_blocks", "join")
+        return JoinedBlocks(self, parts, self.join_blocks if in_place else self._joined_blocks)
+
+    def join_blocks(self, blocks: list[Tensor], factors: list[float]) -> tuple[Tensor, float]:
+        """`join` of blocks times factors, without gradients: a block, which may overwrite them, and its factor."""
+        return self._joined_blocks(blocks, factors)
+
+    def _joined_blocks(self, blocks: list[Tensor], factors: list[float]) -> tuple[Tensor, float]:
+        return self.join([b.mul_(f) for b, f in zip(blocks, factors, strict=True)]), 1.0
 
     def pairs(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self._joined("pairs", x, y)

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gp_response.kernels.base import Kernel
+from gp_response.kernels.blocks import Blocks, DotBlocks
 from gp_response.kernels.points import Coordinates
 
 
@@ -20,6 +22,9 @@ class DotKernel(Kernel):
 
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self.scaled(self.profile(x @ y.mT))
+
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
+        return DotBlocks(self, x, y, dtype)
 
     def width(self, x: Coordinates) -> int:
         return 1

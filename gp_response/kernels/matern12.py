@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from gp_response.kernels.matern import matern
+from gp_response.kernels.blocks import InPlace
+from gp_response.kernels.matern import matern, matern_in_place
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -14,6 +15,9 @@ class Matern12(StationaryKernel):
 
     def profile(self, r2: Any) -> Any:
         return matern(0, r2)
+
+    def in_place(self) -> tuple[float, InPlace]:
+        return 1.0, matern_in_place(0)
 
 
 __all__ = ["Matern12"]

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from gp_response.kernels.matern import matern
+from gp_response.kernels.blocks import InPlace
+from gp_response.kernels.matern import matern, matern_in_place
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -11,6 +12,9 @@ class Matern32(StationaryKernel):
 
     def profile(self, r2: Any) -> Any:
         return matern(1, 3.0 * r2)
+
+    def in_place(self) -> tuple[float, InPlace]:
+        return 3.0, matern_in_place(1)
 
 
 __all__ = ["Matern32"]

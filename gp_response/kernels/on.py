@@ -27,6 +27,9 @@ class On(CompositeKernel, operation="on"):
     def join(self, values: list[Any]) -> Any:
         return values[0]
 
+    def join_blocks(self, blocks: list[Tensor], factors: list[float]) -> tuple[Tensor, float]:
+        return blocks[0], factors[0]
+
     def coordinates(self, x: Tensor) -> Coordinates:
         z = self.features(x)
         _check_features(self.features, x, z)

@@ -10,10 +10,14 @@ from linear_operator.utils.getitem import _noop_index
 from torch import Tensor
 
 from gp_response.errors import InputError, unknown_name
-from gp_response.kernels import dense, keops
+from gp_response.kernels import blocked, dense, keops
 from gp_response.kernels.casting import call_in_dtype_of, call_with
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {"dense": dense.product, "keops": keops.product}
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "dense": dense.product,
+    "blocked": blocked.product,
+    "keops": keops.product,
+}
 
 
 class KernelOperator(LinearOperator):

@@ -8,6 +8,7 @@ from gpytorch.constraints import Interval
 from gpytorch.priors import Prior
 from torch import Tensor
 
+from gp_response.kernels.blocks import InPlace
 from gp_response.kernels.parameters import Value, checked
 from gp_response.kernels.stationary import StationaryKernel
 
@@ -40,6 +41,9 @@ class Periodic(StationaryKernel):
 
     def profile(self, r2: Any) -> Any:
         return (-0.5 * r2).exp()
+
+    def in_place(self) -> tuple[float, InPlace]:
+        return -0.5, lambda q, work: q.exp_()
 
 
 __all__ = ["Periodic"]

@@ -5,6 +5,7 @@ from typing import Any
 from gpytorch.constraints import Interval
 from gpytorch.priors import Prior
 
+from gp_response.kernels.blocks import InPlace
 from gp_response.kernels.parameters import Value
 from gp_response.kernels.stationary import StationaryKernel
 
@@ -28,6 +29,10 @@ class RationalQuadratic(StationaryKernel):
 
     def profile(self, r2: Any) -> Any:
         return (-self.alpha * (1.0 + r2 / (2.0 * self.alpha)).log()).exp()
+
+    def in_place(self) -> tuple[float, InPlace]:
+        alpha = float(self.alpha)
+        return 0.5 / alpha, lambda q, work: q.clamp_min_(0.0).add_(1.0).log_().mul_(-alpha).exp_()
 
 
 __all__ = ["RationalQuadratic"]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gp_response.kernels.blocks import InPlace
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -10,6 +11,9 @@ class RBF(StationaryKernel):
 
     def profile(self, r2: Any) -> Any:
         return (-0.5 * r2).exp()
+
+    def in_place(self) -> tuple[float, InPlace]:
+        return -0.5, lambda q, work: q.exp_()
 
 
 __all__ = ["RBF"]

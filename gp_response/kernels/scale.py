@@ -3,6 +3,7 @@
 from typing import Any
 
 import gpytorch
+from torch import Tensor
 
 from gp_response.kernels.composite import CompositeKernel
 from gp_response.kernels.parameters import Value
@@ -19,6 +20,9 @@ class Scale(CompositeKernel, operation="scale"):
 
     def join(self, values: list[Any]) -> Any:
         return values[0]
+
+    def join_blocks(self, blocks: list[Tensor], factors: list[float]) -> tuple[Tensor, float]:
+        return blocks[0], factors[0]
 
 
 __all__ = ["Scale"]

@@ -5,6 +5,7 @@ from operator import add
 from typing import Any
 
 import gpytorch
+from torch import Tensor
 
 from gp_response.kernels.composite import CompositeKernel
 
@@ -17,6 +18,12 @@ class Sum(CompositeKernel, operation="+"):
 
     def join(self, values: list[Any]) -> Any:
         return reduce(add, values)
+
+    def join_blocks(self, blocks: list[Tensor], factors: list[float]) -> tuple[Tensor, float]:
+        first, total = factors[0] or 1.0, blocks[0]
+        for block, factor in zip(blocks[1:], factors[1:], strict=True):
+            total.add_(block, alpha=factor / first)
+        return total, first
 
 
 def _terms(kernels: tuple[gpytorch.kernels.Kernel, ...]) -> list[gpytorch.kernels.Kernel]:

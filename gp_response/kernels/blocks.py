@@ -1,0 +1,146 @@
+"""Blocks of a kernel matrix, evaluated fast and without gradients: what products of matrices are made of."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gp_response.kernels.augmented import ENTRY_ERROR, Distances
+from gp_response.kernels.buffers import Buffer
+from gp_response.kernels.points import Coordinates, each, leaves, length, take
+
+SIDE = 512  # of a block on a CPU: with its work it stays in the cache of a core
+CUDA_SIDE = 8192
+
+
+InPlace: TypeAlias = Callable[[Tensor, Buffer], Any]
+
+
+class Blocks:
+    """Any kernel's blocks between coordinates, by its own `block` in the dtype asked for.
+
+    factor: the blocks are to be multiplied with it; taken out where that saves a pass.
+    """
+
+    factor: float = 1.0
+
+    def __init__(self, kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype) -> None:
+        self.kernel, self.cx = kernel, _cast(cx, dtype)
+        self.cy = self.cx if cy is cx else _cast(cy, dtype)
+
+    def __call__(self, rows: slice, columns: slice) -> Tensor:
+        """The block without the factor; the next call may overwrite it, and so may the caller."""
+        return self.kernel.block(take(self.cx, rows), take(self.cy, columns)).clone()
+
+    def given(self, rows: slice, columns: slice) -> Any:
+        """What `kernel.block_given` need not compute again where gradients are asked for."""
+        return None
+
+
+class DistanceBlocks(Blocks):
+    """Blocks of a profile of the squared distance."""
+
+    def __init__(self, kernel: Any, x: Tensor, y: Tensor, dtype: torch.dtype) -> None:
+        self.factor = _factor(kernel)
+        self.profile = kernel.profile
+        self.multiple: float = 1.0
+        self.in_place: InPlace | None = None
+        if follows(kernel, "in_place", "profile"):
+            self.multiple, self.in_place = kernel.in_place()
+        self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile)
+        self._points, self._work = (x, y, dtype), Buffer(dtype, x.device)
+        self._for_slopes: Distances | None = None
+
+    def __call__(self, rows: slice, columns: slice) -> Tensor:
+        q = self.distances(rows, columns)
+        if self.in_place is None:
+            return self.profile(q.clamp_min_(0.0))
+        self.in_place(q, self._work)
+        return q
+
+    def given(self, rows: slice, columns: slice) -> Any:
+        if self._for_slopes is None:
+            self._for_slopes = Distances(*self._points, multiple=1.0, profile=self._forces)
+        return self._for_slopes(rows, columns).clamp_min_(0.0)
+
+    def _forces(self, r2: Tensor) -> Tensor:
+        """The derivative of the profile by the distance, where the slope alone feels that r2 is rounded."""
+        with torch.enable_grad():
+            at = r2.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.profile(at).sum(), at)
+        return r2[:1].sqrt() * slope
+
+
+class DotBlocks(Blocks):
+    """Blocks of a profile of the inner product."""
+
+    def __init__(self, kernel: Any, x: Tensor, y: Tensor, dtype: torch.dtype) -> None:
+        self.factor, self.profile = _factor(kernel), kernel.profile
+        self.x, self.y = x.to(dtype), y.to(dtype).mT.contiguous()
+        self._out = Buffer(dtype, x.device)
+
+    def __call__(self, rows: slice, columns: slice) -> Tensor:
+        x, y = self.x[rows], self.y[:, columns]
+        return self.profile(torch.mm(x, y, out=self._out(x.shape[0], y.shape[1])))
+
+
+class JoinedBlocks(Blocks):
+    """Blocks made of the blocks of parts."""
+
+    def __init__(
+        self, kernel: Any, parts: list[Blocks], join: Callable[[list[Tensor], list[float]], tuple[Tensor, float]]
+    ) -> None:
+        self.parts, self.join = parts, join
+        self.scale = self.factor = _factor(kernel)
+
+    def __call__(self, rows: slice, columns: slice) -> Tensor:
+        block, factor = self.join([part(rows, columns) for part in self.parts], [part.factor for part in self.parts])
+        self.factor = self.scale * factor
+        return block
+
+    def given(self, rows: slice, columns: slice) -> Any:
+        return [part.given(rows, columns) for part in self.parts]
+
+
+def _cast(points: Coordinates, dtype: torch.dtype) -> Coordinates:
+    return each(lambda t: t.to(dtype), points)
+
+
+def _factor(kernel: Any) -> float:
+    return 1.0 if kernel.outputscale is None else float(kernel.outputscale)
+
+
+def follows(kernel: Any, method: str, *sources: str) -> bool:
+    """Whether a method still says what those it was written for say: no subclass has redefined them alone."""
+    first = [next(i for i, c in enumerate(type(kernel).__mro__) if name in vars(c)) for name in (method, *sources)]
+    return first[0] <= min(first[1:])
+
+
+def blocks_of(kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype) -> Blocks:
+    """The fastest blocks of a kernel without batches between coordinates (y is x when they are the same object).
+
+    Entries are right to ENTRY_ERROR of the dtype, relative to the largest entry. Make them and call them where the
+    kernel's tensors are in that dtype.
+    """
+    quick = dtype in ENTRY_ERROR and follows(kernel, "fast_blocks", "block", "scaled")
+    return (kernel.fast_blocks if quick else partial(Blocks, kernel))(cx, cy, dtype)
+
+
+def side(points: Coordinates) -> int:
+    """Rows of a block."""
+    return CUDA_SIDE if leaves(points)[0].is_cuda else SIDE
+
+
+def tiles(cx: Coordinates, cy: Coordinates, size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the blocks of K(x, y); only those on and above the diagonal when y is x."""
+    n, m = length(cx), length(cy)
+    # Few rows make broad blocks.
+    across = size if cy is cx else max(size, size * size // max(1, min(n, size)))
+    for i in range(0, n, size):
+        for j in range(i if cy is cx else 0, m, across):
+            yield slice(i, min(i + size, n)), slice(j, min(j + across, m))
+
+
+__all__ = ["Blocks", "DistanceBlocks", "DotBlocks", "JoinedBlocks", "blocks_of", "follows", "side", "tiles"]

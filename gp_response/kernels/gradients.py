@@ -1,0 +1,65 @@
+"""Gradients of quadratic forms of a kernel matrix, block by block."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.kernels.blocks import blocks_of, side, tiles
+from gp_response.kernels.casting import state
+from gp_response.kernels.points import Coordinates, each, leaves
+
+
+def add_gradients(
+    kernel: Any,
+    cx: Coordinates,
+    cy: Coordinates,
+    v: Tensor,
+    u: Tensor,
+    to_points: list[Tensor | None],
+    to_own: list[Tensor | None],
+) -> None:
+    """Add the gradient of `(u * (K(x, y) @ v)).sum()` to what is not None; the memory is that of some blocks.
+
+    to_points: for every leaf of cx, and of cy when it is another object. to_own: for the kernel's tensors, which
+    require gradients where it is not None.
+    """
+    with torch.no_grad():
+        blocks = blocks_of(kernel, cx, cy, v.dtype)
+    count, own = len(leaves(cx)), list(state(kernel).values())
+    for rows, columns in tiles(cx, cy, side(cx)):
+        weight = _weight(u, v, rows, columns, mirrored=cy is cx)
+        x, into_x = _piece(cx, to_points[:count], rows)
+        y, into_y = _piece(cy, to_points[-count:], columns)
+        with torch.no_grad():
+            given = blocks.given(rows, columns)
+        with torch.enable_grad():
+            k = kernel.block_given(x, y, given)
+        inputs, sums = [*leaves(x), *leaves(y), *own], [*into_x, *into_y, *to_own]
+        _add(k, weight, [(t, s) for t, s in zip(inputs, sums, strict=True) if s is not None])
+
+
+def _weight(u: Tensor, v: Tensor, rows: slice, columns: slice, *, mirrored: bool) -> Tensor:
+    """The derivative by the entries of a block, and by their mirror images where they stand off the diagonal."""
+    if mirrored and rows.start != columns.start:
+        return torch.cat([u[rows], v[rows]], 1) @ torch.cat([v[columns], u[columns]], 1).mT
+    return u[rows] @ v[columns].mT
+
+
+def _piece(points: Coordinates, sums: list[Tensor | None], part: slice) -> tuple[Coordinates, list[Tensor | None]]:
+    """Some points as leaves of a new graph, and the rows of the sums that belong to them."""
+    into = iter(sums)
+    piece = each(lambda t: t[part].detach().requires_grad_(next(into) is not None), points)
+    return piece, [None if s is None else s[part] for s in sums]
+
+
+def _add(k: Tensor, weight: Tensor, targets: list[tuple[Tensor, Tensor]]) -> None:
+    if not (targets and k.requires_grad):
+        return
+    found = torch.autograd.grad(k, [t for t, _ in targets], weight, allow_unused=True)
+    for (_, total), part in zip(targets, found, strict=True):
+        if part is not None:
+            total += part
+
+
+__all__ = ["add_gradients"]

@@ -1,0 +1,104 @@
+"""K(x, x) as a matrix to multiply with many times, in as much memory as one gives."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.errors import InputError
+from gp_response.kernels import blocked
+from gp_response.kernels.blocks import Blocks, blocks_of, side, tiles
+from gp_response.kernels.casting import call_in_dtype_of, call_with, state
+from gp_response.kernels.points import Coordinates, check_points
+
+
+class SymmetricBlocks:
+    """K(x, x) by the blocks on and above its diagonal, with the hyperparameters it has now; no gradients.
+
+    x: (n, d); features and coordinates are evaluated once, in its dtype or `dtype`, whichever is finer.
+    dtype: of entries and products, float32 or float64.
+    block: rows of a block.
+    keep_bytes: memory for blocks, filled by the first product; those it has no room for are evaluated each time.
+    exact: take every entry as `Kernel.matrix` does, by differences; otherwise entries are right to 16 eps (float32) or
+        1024 eps (float64) of the largest.
+
+    Attributes: n, dtype, device; kept, the bytes in use for blocks.
+    Raises InputError for batches, and for points that no kernel can read.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        x: Tensor,
+        *,
+        dtype: torch.dtype = torch.float64,
+        block: int | None = None,
+        keep_bytes: int = 0,
+        exact: bool = False,
+    ) -> None:
+        check_points(x, None)
+        if x.dim() > 2 or len(kernel.batch_shape):
+            raise InputError(
+                f"points of shape {tuple(x.shape)} and a kernel of batch shape {tuple(kernel.batch_shape)}; "
+                "give points (n, d) and a kernel without batches"
+            )
+        if block is not None and block < 1:
+            raise InputError(f"block = {block}; a block needs at least one row")
+        self.n, self.dtype, self.device, self.kept, self._keep = len(x), dtype, x.device, 0, keep_bytes
+        self._kernel = kernel
+        self._store: list[Tensor] = []
+        with torch.no_grad():
+            x = x.to(torch.promote_types(x.dtype, dtype))
+            points = call_in_dtype_of(x, kernel, _coordinates, x)
+            self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
+            self._blocks: Blocks = call_with(kernel, self._state, Blocks if exact else blocks_of, points, points, dtype)
+        self._tiles = list(tiles(points, points, block or side(points)))
+
+    def product(self, v: Tensor) -> Tensor:
+        """K @ v for v (n, t), in `dtype`."""
+        if v.dim() != 2 or len(v) != self.n:
+            raise InputError(f"product with a tensor of shape {tuple(v.shape)}; expected ({self.n}, t)")
+        with torch.no_grad():
+            return call_with(self._kernel, self._state, self._product, v.to(self.dtype))
+
+    def _product(self, _: Any, v: Tensor) -> Tensor:
+        out = torch.zeros_like(v)
+        for i, (rows, columns) in enumerate(self._tiles):
+            k = self._store[i] if i < len(self._store) else self._evaluated(i, rows, columns)
+            blocked.add_block(out, k, v, rows, columns, mirrored=True)
+        return out if self._blocks.factor == 1.0 else out.mul_(self._blocks.factor)
+
+    def _evaluated(self, i: int, rows: slice, columns: slice) -> Tensor:
+        """A block, kept where there is room; the kept ones are the first."""
+        k = self._blocks(rows, columns)
+        size = k.numel() * k.element_size()
+        if i == len(self._store) and self.kept + size <= self._keep:
+            self._store.append(k.clone())
+            self.kept += size
+        return k
+
+
+def _coordinates(kernel: Any, x: Tensor) -> Coordinates:
+    return kernel.coordinates(kernel.select(x))
+
+
+def _as(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return t.detach().to(device, dtype if t.is_floating_point() else t.dtype, copy=True)
+
+
+def symmetric_bilinear(kernel: Any, x: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    """Σ_t u_tᵀ K(x, x) w_t for u and w (n, t), 0-dimensional, in the dtype of x; memory O(n (d + t)) and a block.
+
+    Differentiable in the kernel's parameters, features included, in x, u and w. The gradient evaluates half the blocks
+    once more; see `blocked.product`.
+    """
+    check_points(x, None)
+    return call_in_dtype_of(x, kernel, _bilinear, x, u.to(x.dtype), w.to(x.dtype))
+
+
+def _bilinear(kernel: Any, x: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    points = _coordinates(kernel, x)
+    return (u * blocked.product(kernel, points, points, w)).sum()
+
+
+__all__ = ["SymmetricBlocks", "symmetric_bilinear"]
