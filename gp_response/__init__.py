@@ -48,7 +48,7 @@ from gp_response.response import (
     value,
     variance,
 )
-from gp_response.solvers import Cholesky, Solution
+from gp_response.solvers import CG, Cholesky, Solution
 
 __version__ = "0.1.0"
 
@@ -56,6 +56,7 @@ __all__ = [
     "MLP",
     "RBF",
     "ArcCosine",
+    "CG",
     "Cholesky",
     "Constant",
     "DataError",

@@ -22,7 +22,7 @@ class Certified(NamedTuple):
 
 
 class Probe(ABC):
-    """A posterior seen from p points.
+    """A posterior seen from p points, in float64 whatever the precision of the data.
 
     Attributes:
         points: (p, d).
@@ -50,7 +50,7 @@ class Posterior(ABC):
 
     Attributes:
         data: the `Dataset` conditioned on.
-        noise: observation noise variance σ², 0-dim.
+        noise: observation noise variance σ², 0-dim, float64.
         beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
         solver: the solver that was used, with its tolerances.
     """
@@ -75,16 +75,20 @@ class Posterior(ABC):
 
     def mean(self, x: Tensor) -> Tensor:
         """Posterior mean at x (n, d), shape (n,), in the units of `data.train.y`."""
-        return self.probe(self.points(x)).mean.value
+        return self._like(self.probe(self.points(x)).mean.value)
 
     def variance(self, x: Tensor) -> Tensor:
         """Posterior variance of the field (noise excluded) at x (n, d), shape (n,)."""
-        return self.probe(self.points(x)).variance.value
+        return self._like(self.probe(self.points(x)).variance.value)
 
     def cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Posterior covariance of the field between x (n, d) and y (m, d), shape (n, m); y = x when None."""
         left = self.probe(self.points(x))
-        return left.to(left if y is None else self.probe(self.points(y))).value
+        return self._like(left.to(left if y is None else self.probe(self.points(y))).value)
+
+    def _like(self, value: Tensor) -> Tensor:
+        """In the precision of the data; probes compute in float64."""
+        return value.to(self.data.train.x.dtype)
 
     def points(self, x: Any) -> Tensor:
         """x as (n, d) points of this posterior's dtype and device, or a clear error."""

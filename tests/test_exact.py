@@ -227,14 +227,15 @@ def test_one_row_cannot_be_trained_on():
 def test_what_does_not_fit_in_memory_is_refused_before_it_is_begun():
     n = 300_000
     data = gr.dataset(torch.zeros(n, 1), torch.zeros(n), standardise=False)
-    with pytest.raises(gr.SolverError, match=r"300000 rows needs 704\.. GiB and .* GiB are free"):
+    with pytest.raises(gr.SolverError, match=r"300000 rows needs 385\.|386\.. GiB and .* GiB are free"):
         gr.Exact(gr.RBF(), noise=0.1).condition(data)
 
 
 def test_a_matrix_that_is_not_positive_definite_is_an_error_not_a_jitter():
     data = example_data(n=400, dim=1, dtype=torch.float32)
+    head = gr.Exact(gr.RBF(lengthscale=3.0, outputscale=100.0), noise=1e-9, solver=gr.Cholesky(precision="float32"))
     with pytest.raises(gr.SolverError, match="not positive definite in float32") as caught:
-        gr.Exact(gr.RBF(lengthscale=3.0, outputscale=100.0), noise=1e-9).condition(data)
+        head.condition(data)
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(gr.SolverError, match="not positive definite"):
         gr.Cholesky().solve(-torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))

@@ -107,8 +107,7 @@ def test_error_bounds_cover_the_true_error_or_the_result_is_flagged(noise, dtype
     chi = gr.susceptibility(head.condition(data), gr.value(data.test.x), gr.reweight())
     truth = exact_weights(head, data)
     assert bool(((chi.matrix.double() - truth).abs() <= chi.error.double()).all())
-    if dtype == torch.float32 and noise < 1e-4:  # more digits than single precision has: said, not hidden
-        assert not chi.converged
+    assert chi.converged  # also where single precision has too few digits: the solve is then in float64
 
 
 def exact_weights(head, data):
@@ -138,8 +137,8 @@ def test_the_bound_is_not_idle():
 
 
 def test_a_tolerance_that_cannot_be_met_is_flagged_not_hidden():
-    data = example_data(n=200, dim=2, dtype=torch.float32)
-    head = gr.Exact(gr.Matern32(lengthscale=1.2), noise=1e-3, solver=gr.Cholesky(tolerance=1e-9))
+    data = example_data(n=200, dim=2)
+    head = gr.Exact(gr.Matern32(lengthscale=1.2), noise=1e-3, solver=gr.Cholesky(tolerance=1e-18))
     chi = gr.susceptibility(head.condition(data), gr.value(data.test.x), gr.reweight())
     assert not chi.converged
     assert chi.flagged == tuple(range(len(data.test.x)))
@@ -147,9 +146,9 @@ def test_a_tolerance_that_cannot_be_met_is_flagged_not_hidden():
 
 
 def test_a_bound_that_cannot_be_had_is_infinite_and_flagged():
-    """Precisions of 1e13 on a smooth kernel: one minus the leverage of the first row is smaller than its own error."""
+    """Precisions of 1e14 on a smooth kernel: one minus the leverage of the first row is smaller than its own error."""
     x = torch.linspace(0.0, 1.0, 60, dtype=torch.float64)[:, None]
-    weights = torch.full((60,), 1e6, dtype=torch.float64)
+    weights = torch.full((60,), 1e7, dtype=torch.float64)
     data = gr.dataset(x, torch.sin(3.0 * x[:, 0]), weights=weights, standardise=False)
     posterior = gr.Exact(gr.RBF(lengthscale=2.0), noise=1e-7).condition(data)
     change = gr.finite_response(posterior, gr.value(x[:3] + 0.005), gr.delete([0, 30], each=True))

@@ -82,7 +82,7 @@ class Exact(nn.Module):
         return ExactPosterior(
             _frozen_copy(self.kernel),
             data,
-            noise=self.noise.detach().to(data.train.x),
+            noise=self.noise.detach().to(data.train.x.device),
             mean=self.prior_mean,
             beta=self.beta,
             solver=self.solver,
@@ -94,8 +94,8 @@ class Exact(nn.Module):
         For unit weights and β = 1 it is the log marginal likelihood; the weights' normaliser is included, so it is
         also the right objective for the noise when weights are not one.
         """
-        train, noise = data.train, self.noise.to(data.train.x)
-        white = whiten(data, noise, self.beta)
+        train, noise = data.train, self.noise.to(data.train.x.device)
+        white = whiten(data, noise, self.beta).to(train.x)
         system = white.system(self.kernel.matrix(train.x))
         fit = gaussian_log_evidence(system, white.scale * (train.y - self.prior_mean))
         return fit + white.log_normaliser(data, noise, self.beta)

@@ -1,6 +1,9 @@
-"""The exact Gaussian posterior, read from one factored system (see `whitening`).
+"""The exact Gaussian posterior, read from one solved system (see `whitening`).
 
-The covariance with the training rows is `S_xX = K_xX A⁻¹ D`: one solve, and no subtraction.
+The covariance with the training rows is `S_xX = K_xX A⁻¹ D`: one solve, and no subtraction. What is a product of two solves
+(means, variances, covariances) is corrected by the residual of one, so that its error is the product of two residuals:
+`aᵀB⁻¹b = aᵀv_b + v_aᵀρ_b + ρ_aᵀB⁻¹ρ_b`. Everything is computed in float64 whatever the data's precision, which costs little: what
+takes time is inside the solver.
 """
 
 from typing import Any
@@ -12,11 +15,14 @@ from gp_response.data import Dataset
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
-from gp_response.linalg.cholesky import ROUNDING
+from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.extended import residual
-from gp_response.linalg.memory import require_memory_for_factor
+from gp_response.linalg.system import ROUNDING
+from gp_response.linalg.transforms import inside_transform
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Factor, Solution
+
+EPS = torch.finfo(torch.float64).eps
 
 
 class ExactPosterior(Posterior):
@@ -25,20 +31,30 @@ class ExactPosterior(Posterior):
     Args:
         kernel: its hyperparameters are read now and again at each call: do not train it any more.
         data: n training rows.
-        noise: σ², 0-dim tensor of the data's dtype.
+        noise: σ², 0-dim float64 tensor.
         mean: constant prior mean.
         beta: inverse temperature.
-        solver: anything with `factor(matrix)`.
+        solver: anything with `factor(system)`.
     """
 
     def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: float, beta: float, solver: Any):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta
-        require_memory_for_factor(len(data.train), data.train.x.dtype, data.train.x.device)
         self.whitening = whiten(data, noise, beta)
-        self.factor: Factor = solver.factor(self.whitening.system(kernel.matrix(data.train.x)))
-        self.target: Solution = self.factor.solve(self.whitening.scale * (data.train.y - mean))
+        self.factor: Factor = solver.factor(self._system())
+        self.target: Solution = self.factor.solve(self.whitened_target())
         self.trace: Trace | None = None
+
+    def _system(self) -> Any:
+        x = self.data.train.x
+        if inside_transform():  # derivatives of refits go through the matrix itself
+            return self.whitening.system(self.kernel.matrix(x.double()))
+        options = {name: getattr(self.solver, name) for name in ("backend", "keep") if hasattr(self.solver, name)}
+        return KernelSystem(self.kernel, x, self.whitening.scale, self.whitening.shift, **options)
+
+    def whitened_target(self) -> Tensor:
+        """`p (y - m)`, (n,)."""
+        return self.whitening.scale * (self.data.train.y.double() - self.prior_mean)
 
     def probe(self, x: Tensor) -> "ExactProbe":
         return ExactProbe(self, self.points(x))
@@ -48,7 +64,8 @@ class ExactPosterior(Posterior):
 
     @property
     def residuals(self) -> Certified:
-        value, error = self.target.value * self.whitening.back, self.target.defect * self.whitening.back
+        back = self.whitening.back
+        value, error = self.target.value * back, self.target.error * back
         unseen = self.whitening.unseen()
         if len(unseen) == 0:
             return Certified(value, error)
@@ -58,43 +75,50 @@ class ExactPosterior(Posterior):
         return Certified(value, error)
 
     def log_evidence(self) -> Tensor:
-        """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)`, 0-dim; the ordinary log marginal likelihood when β = ρ = 1."""
-        white = self.whitening.scale * (self.data.train.y - self.prior_mean)
-        fit = -0.5 * (white.dot(self.target.value) + self.factor.logdet())
+        """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)`, 0-dim; the ordinary log marginal likelihood when β = ρ = 1.
+
+        Raises:
+            InputError: the solver gives no determinant.
+        """
+        fit = -0.5 * (self.whitened_target().dot(self.target.value) + self.factor.logdet())
         return fit + self.whitening.log_normaliser(self.data, self.noise, self.beta)
 
 
 class ExactProbe(Probe):
-    """p points seen from an exact posterior: the columns of `V = B⁻¹ p K_Xx` are kept."""
+    """p points seen from an exact posterior: the columns of `V = B⁻¹ p K_Xx` are kept, in float64."""
 
     def __init__(self, posterior: ExactPosterior, points: Tensor):
         self.posterior, self.points = posterior, points
-        self.whitened = posterior.whitening.scale[:, None] * posterior.kernel.matrix(posterior.data.train.x, points)
+        train = posterior.data.train.x.double()
+        self.whitened = posterior.whitening.scale[:, None] * posterior.kernel.matrix(train, points.double())
         self.solution = posterior.factor.solve(self.whitened)
-        self.size = self.solution.value.norm(dim=0)
+        # What the entries of the right-hand side are rounded by moves the solution, too.
+        self.off = _rounding(self.whitened.norm(dim=0))
         self.converged = self.solution.converged & posterior.target.converged
         self.mean, self.variance = self._mean(), self._variance()
 
     def _mean(self) -> Certified:
         target = self.posterior.target
         # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
-        start = torch.full_like(self.size, self.posterior.prior_mean)[:, None]
-        value = residual(start, -self.whitened.T, target.value[:, None])[:, 0]
-        # b B⁻¹ρ = v ρ, plus what v itself may be off by.
-        error = (self.size + self.solution.defect) * target.defect
-        return Certified(value, error + self._rounding(self.whitened.abs().T @ target.value.abs() + value.abs()))
+        left, right = torch.cat([self.whitened, self.solution.value]), torch.cat([target.value, target.left])
+        start = torch.full_like(self.off, self.posterior.prior_mean)[:, None]
+        value = residual(start, -left.T, right[:, None])[:, 0]
+        error = (self.solution.defect + self.off) * target.defect
+        return Certified(value, error + _rounding(left.abs().T @ right.abs() + value.abs()))
 
     def _variance(self) -> Certified:
-        prior = self.posterior.kernel.diagonal(self.points)
-        drop = (self.whitened * self.solution.value).sum(dim=0)
-        error = (self.size + self.solution.defect) * self.solution.defect
+        prior = self.posterior.kernel.diagonal(self.points.double())
+        drop = (self.whitened * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
+        error = (self.solution.defect + self.off) ** 2
         # Rounding may leave a variance below zero by less than its error bound; zero is then the better value.
-        return Certified((prior - drop).clamp_min(0.0), error + self._rounding(prior + drop.abs()))
+        return Certified((prior - drop).clamp_min(0.0), error + _rounding(prior + drop.abs()))
 
     def to_train(self, rows: Tensor | None = None) -> Certified:
         back = self.posterior.whitening.back if rows is None else self.posterior.whitening.back[rows]
-        value = self.solution.value.T if rows is None else self.solution.value.T[:, rows]
-        value, error = value * back, self.solution.defect[:, None] * back
+        value, error = self.solution.value.T, self.solution.error.T + self.off[:, None]
+        if rows is not None:
+            value, error = value[:, rows], error[:, rows]
+        value, error = value * back, error * back
         unseen = torch.nonzero(back == 0).flatten()
         if len(unseen):
             at = unseen if rows is None else rows[unseen]
@@ -103,14 +127,15 @@ class ExactProbe(Probe):
         return Certified(value, error)
 
     def to(self, other: "ExactProbe") -> Certified:
-        prior = self.posterior.kernel.matrix(self.points, None if other is self else other.points)
-        drop = self.whitened.T @ other.solution.value
-        error = (self.size + self.solution.defect)[:, None] * other.solution.defect
-        reach = self.whitened.norm(dim=0)[:, None] * other.size
-        return Certified(prior - drop, error + self._rounding(prior.abs() + reach))
+        prior = self.posterior.kernel.matrix(self.points.double(), None if other is self else other.points.double())
+        drop = self.whitened.T @ other.solution.value + self.solution.value.T @ other.solution.left
+        error = (self.solution.defect + self.off)[:, None] * (other.solution.defect + other.off)
+        reach = self.whitened.norm(dim=0)[:, None] * other.solution.value.norm(dim=0)
+        return Certified(prior - drop, error + _rounding(prior.abs() + reach))
 
-    def _rounding(self, size: Tensor) -> Tensor:
-        return ROUNDING * torch.finfo(size.dtype).eps * size
+
+def _rounding(size: Tensor) -> Tensor:
+    return ROUNDING * EPS * size
 
 
 __all__ = ["ExactPosterior", "ExactProbe"]

@@ -35,6 +35,10 @@ class Whitening(NamedTuple):
         gibbs = beta * data.train.weights.sum() * (2.0 * torch.pi * noise).log()
         return 0.5 * (self.shift.log().sum() - gibbs)
 
+    def to(self, like: Tensor) -> "Whitening":
+        """In the precision of another tensor; powers of two stay what they are."""
+        return Whitening(*(part.to(like) for part in self))
+
     def unseen(self) -> Tensor:
         """Rows of weight zero."""
         return torch.nonzero(self.scale == 0).flatten()
@@ -42,9 +46,9 @@ class Whitening(NamedTuple):
 
 def whiten(data: Dataset, noise: Tensor, beta: float) -> Whitening:
     """The scaling for a data set at noise σ² (0-dim or (n,)) and inverse temperature β; differentiable where ρ > 0."""
-    weights = data.train.weights
+    weights = data.train.weights.double()
     seen = weights > 0
-    variance = noise / (beta * torch.where(seen, weights, torch.ones_like(weights)))
+    variance = noise.double() / (beta * torch.where(seen, weights, torch.ones_like(weights)))
     root = variance.detach().rsqrt()
     scale = root / torch.frexp(root).mantissa  # exactly the power of two above
     zero, one = torch.zeros_like(scale), torch.ones_like(scale)

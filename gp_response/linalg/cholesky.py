@@ -1,71 +1,103 @@
-"""Cholesky factors that measure what they return."""
+"""Cholesky factors whose solves are refined with residuals of the matrix itself."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError, SolverError
-from gp_response.linalg.extended import residual
+from gp_response.errors import SolverError
+from gp_response.linalg.memory import require_memory_for_factor
+from gp_response.linalg.system import System
+from gp_response.linalg.transforms import inside_transform
 
-# Rounding of the matrix entries themselves, in units of eps: a kernel entry carries a few (scaling, distance, exp).
-ROUNDING = 8.0
+WORTH = 0.5  # refinement goes on while a step leaves less than this fraction of the residual
 
 
 class Measured(NamedTuple):
-    """A solve and what was measured about it, per column."""
+    """A solve (n, t), what is left of the right-hand side (n, t), a bound on its norm (t,), and the refinement steps."""
 
     value: Tensor
-    relative_residual: Tensor
+    left: Tensor
     defect: Tensor
+    steps: int
 
 
 class CholeskyFactor:
-    """`A = L Lᵀ` for a symmetric positive definite matrix, kept with A so that residuals are measured.
+    """`A = L Lᵀ` for a symmetric positive definite (n, n) matrix.
 
     Args:
-        matrix: (n, n) symmetric positive definite.
-        refine: steps of iterative refinement after each solve, with residuals in twice the matrix's precision.
+        matrix: A.
+        overwrite: whether L may take the memory of A.
 
     Raises:
-        SolverError: the matrix is not positive definite in this precision.
+        SolverError: the matrix is not positive definite in its precision.
     """
 
-    def __init__(self, matrix: Tensor, *, refine: int = 1):
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise InputError(f"Cholesky got a matrix of shape {tuple(matrix.shape)}; expected (n, n)")
-        self.matrix, self.refine = matrix, refine
-        try:
+    def __init__(self, matrix: Tensor, *, overwrite: bool = False):
+        self.precision = str(matrix.dtype).removeprefix("torch.")
+        if inside_transform():
             self.lower = torch.linalg.cholesky(matrix)
-        except torch.linalg.LinAlgError as error:
-            raise SolverError(_not_positive_definite(matrix)) from error
-        self.frobenius = torch.linalg.matrix_norm(matrix)
+            return
+        finite = bool(torch.isfinite(matrix.sum()))
+        matrix = matrix if overwrite else matrix.clone()
+        info = torch.empty((), dtype=torch.int32, device=matrix.device)
+        torch.linalg.cholesky_ex(matrix, out=(matrix, info))
+        if bool(info) or not finite:
+            raise SolverError(_refusal(matrix, int(info), finite))
+        self.lower = matrix
 
-    def solve(self, rhs: Tensor) -> Measured:
-        """`A⁻¹ rhs` for rhs (n, t); residuals are recomputed from A in extended precision, never inferred from the factor."""
-        value = torch.cholesky_solve(rhs, self.lower)
-        for _ in range(self.refine):
-            value = value + torch.cholesky_solve(residual(rhs, self.matrix, value), self.lower)
-        left = residual(rhs, self.matrix, value).norm(dim=0)
-        size = rhs.norm(dim=0)
-        eps = torch.finfo(rhs.dtype).eps
-        defect = left + ROUNDING * eps * (self.frobenius * value.norm(dim=0) + size)
-        return Measured(value, left / torch.where(size > 0, size, torch.ones_like(size)), defect)
+    @classmethod
+    def of(cls, system: System, precision: str | None) -> "CholeskyFactor":
+        """Factor a system in "float32", "float64", or None: its own precision, and float64 where that one fails."""
+        dtype = system.dtype if precision is None else getattr(torch, precision)
+        matrix = _dense(system, dtype)
+        try:
+            return cls(matrix, overwrite=True)
+        except SolverError:
+            if precision is not None or dtype == torch.float64:
+                raise
+        del matrix
+        return cls(_dense(system, torch.float64), overwrite=True)
+
+    def back(self, rhs: Tensor) -> Tensor:
+        """`L⁻ᵀ L⁻¹ rhs`, in float64."""
+        return torch.cholesky_solve(rhs.to(self.lower.dtype), self.lower).to(rhs)
+
+    def solve(self, system: System, rhs: Tensor, *, refine: int) -> Measured:
+        """`A⁻¹ rhs` for rhs (n, t) float64; residuals are recomputed in extended precision, never inferred from the factor."""
+        value = self.back(rhs)
+        left = system.residual(rhs, value, extended=True)
+        steps, worth = 0, True
+        while steps < refine and worth:
+            size = left.norm(dim=0)
+            scale = torch.where(size > 0, size, torch.ones_like(size))
+            new = value + self.back(left / scale) * scale
+            new_left = system.residual(rhs, new, extended=True)
+            now = new_left.norm(dim=0)
+            better = now < size
+            value, left = torch.where(better, new, value), torch.where(better, new_left, left)
+            steps += 1
+            # Inside a transform nothing can be looked at: one step, which is what float64 needs.
+            worth = not inside_transform() and bool((now < WORTH * size).any())
+        return Measured(value, left, left.norm(dim=0) + system.rounding(value, extended=True), steps)
 
     def logdet(self) -> Tensor:
-        return 2.0 * self.lower.diagonal().log().sum()
+        return 2.0 * self.lower.diagonal().double().log().sum()
 
 
-def _not_positive_definite(matrix: Tensor) -> str:
-    diagonal = matrix.detach().diagonal()
+def _dense(system: System, dtype: torch.dtype) -> Tensor:
+    if not inside_transform():
+        require_memory_for_factor(system.n, dtype, system.device)
+    return system.dense(dtype)
+
+
+def _refusal(matrix: Tensor, pivot: int, finite: bool) -> str:
+    size = f"the {len(matrix)} x {len(matrix)} system"
+    if not finite:
+        return f"{size} holds NaN or inf; check the kernel's values on this data"
     name = str(matrix.dtype).removeprefix("torch.")
-    if not bool(torch.isfinite(matrix.detach().sum())):
-        return f"the {len(diagonal)} x {len(diagonal)} system holds NaN or inf; check the kernel's values on this data"
-    advice = "raise the noise" if matrix.dtype == torch.float64 else "use float64 data or raise the noise"
-    return (
-        f"the {len(diagonal)} x {len(diagonal)} system is not positive definite in {name} "
-        f"(largest diagonal entry {float(diagonal.max()):.3g}); {advice}"
-    )
+    advice = "raise the noise" if matrix.dtype == torch.float64 else "use precision='float64', or raise the noise"
+    return f"{size} is not positive definite in {name} (at pivot {pivot}); {advice}"
 
 
 __all__ = ["CholeskyFactor", "Measured"]

@@ -13,7 +13,7 @@ class _LogEvidence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, matrix: Tensor, target: Tensor) -> Tensor:
-        factor = CholeskyFactor(matrix, refine=0)
+        factor = CholeskyFactor(matrix)
         solved = torch.cholesky_solve(target[:, None], factor.lower)[:, 0]
         ctx.save_for_backward(factor.lower, solved)
         return -0.5 * target.dot(solved) - 0.5 * factor.logdet()

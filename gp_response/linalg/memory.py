@@ -4,7 +4,7 @@ import torch
 
 from gp_response.errors import SolverError
 
-MATRICES = 2.1  # a matrix, its factor, and what passes by
+MATRICES = 1.15  # the matrix that becomes its factor, and what passes by
 
 
 def require_memory_for_factor(n: int, dtype: torch.dtype, device: torch.device) -> None:

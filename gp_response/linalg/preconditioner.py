@@ -1,0 +1,163 @@
+"""Low rank plus diagonal: `M = c + F Fᵀ`, its inverse and its root.
+
+Made from columns of the matrix itself, M never exceeds it: what is left out, a Schur complement, is positive semi-definite.
+So `B >= M` and `B⁻¹ <= M⁻¹`, and the preconditioner of a solve also bounds its error.
+"""
+
+import torch
+from torch import Tensor
+
+from gp_response.linalg.system import System
+
+# Relative room for the rounding of F in float64, so that `B >= M` survives it.
+MARGIN = 1e-3
+
+
+class Preconditioner:
+    """`M = c + F Fᵀ` for F (n, r) and c (n,) > 0, in float64, with copies in the precision a solve works in.
+
+    Args:
+        factor: F, (n, r); r = 0 is the diagonal alone.
+        diagonal: c, (n,).
+        below: whether `B >= M` is known.
+        pivots: rows of B that F was made from, (k,).
+        left: sum of the diagonal of `B - M`: the condition number after preconditioning is at most `1 + left / min c`.
+    """
+
+    def __init__(self, factor: Tensor, diagonal: Tensor, *, below: bool, pivots: Tensor, left: float):
+        self.root_diagonal = diagonal.sqrt()
+        self.factor = factor / self.root_diagonal[:, None]
+        self.below, self.pivots, self.left = below, pivots, left
+        spectrum, self.basis = torch.linalg.eigh(self.factor.T @ self.factor)
+        self.spectrum = spectrum.clamp_min(0.0)
+        self._copies: dict[torch.dtype, tuple[Tensor, ...]] = {}
+
+    @property
+    def rank(self) -> int:
+        return self.factor.shape[1]
+
+    def whiten(self, v: Tensor) -> Tensor:
+        """`L⁻¹ v`, where `M = L Lᵀ` with `L = √c (I + F'F'ᵀ)^½` and F' = F/√c; in the precision of v (n, t)."""
+        factor, down, _, root = self._copy(v.dtype)
+        return _correct(v / root[:, None], factor, down)
+
+    def whiten_transposed(self, v: Tensor) -> Tensor:
+        """`L⁻ᵀ v`."""
+        factor, down, _, root = self._copy(v.dtype)
+        return _correct(v, factor, down) / root[:, None]
+
+    def unwhiten(self, v: Tensor) -> Tensor:
+        """`L v`."""
+        factor, _, up, root = self._copy(v.dtype)
+        return _correct(v, factor, up) * root[:, None]
+
+    def solve(self, v: Tensor) -> Tensor:
+        """`M⁻¹ v`."""
+        return self.whiten_transposed(self.whiten(v))
+
+    def sample(self, low: Tensor, full: Tensor) -> Tensor:
+        """`√c full + F low` ~ N(0, M) for standard normal low (r, t) and full (n, t)."""
+        return self.root_diagonal[:, None] * (full + self.factor @ low)
+
+    def logdet(self) -> Tensor:
+        """`log det M`, 0-dim."""
+        return self.spectrum.log1p().sum() + 2.0 * self.root_diagonal.log().sum()
+
+    def inverse_diagonal(self) -> Tensor:
+        """The diagonal of M⁻¹, (n,)."""
+        turned = self.factor @ (self.basis * (1.0 + self.spectrum).rsqrt())
+        return (1.0 - turned.square_().sum(dim=1)).clamp_min(0.0) / self.root_diagonal**2
+
+    def _copy(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """F', the r x r cores of `(I + F'F'ᵀ)^∓½ - I = F' core F'ᵀ`, and √c."""
+        if dtype not in self._copies:
+            up = (1.0 + self.spectrum).sqrt()
+            # (√(1+g) - 1)/g without cancellation; the root's inverse likewise.
+            cores = [(self.basis * weight) @ self.basis.T for weight in (-1.0 / (up * (1.0 + up)), 1.0 / (1.0 + up))]
+            self._copies[dtype] = tuple(t.to(dtype) for t in (self.factor, *cores, self.root_diagonal))
+        return self._copies[dtype]
+
+
+def _correct(v: Tensor, factor: Tensor, core: Tensor) -> Tensor:
+    """`(I + F core Fᵀ) v`."""
+    return torch.addmm(v, factor, core @ (factor.T @ v)) if factor.shape[1] else v
+
+
+def diagonal_only(system: System) -> Preconditioner:
+    """No preconditioner but the diagonal that is split off."""
+    empty = torch.zeros(system.n, 0, dtype=torch.float64, device=system.device)
+    return _assembled(system, empty, system.diagonal() - system.shift, empty.new_zeros(0, dtype=torch.long))
+
+
+def nystrom(system: System, points: Tensor) -> Preconditioner:
+    """`K_m K_mm⁻¹ K_mᵀ` for the given m rows (Williams & Seeger 2001), the inducing-point form."""
+    columns = system.columns(points)
+    core = columns[points]
+    jitter = 1e-12 * float(core.diagonal().sum())  # what is added here only makes M smaller
+    lower = torch.linalg.cholesky(0.5 * (core + core.T) + jitter * torch.eye(len(core)).to(core))
+    factor = torch.linalg.solve_triangular(lower, columns.T, upper=False).T
+    rest = (system.diagonal() - system.shift - factor.square().sum(dim=1)).clamp_min(0.0)
+    return _assembled(system, factor, rest, points)
+
+
+def randomly_pivoted(
+    system: System, rank: int, *, generator: torch.Generator, block: int = 128, enough: float = 1.0
+) -> Preconditioner:
+    """Block randomly pivoted Cholesky with rejection (Epperly, Tropp & Webber 2024, "Embrace rejection", algorithm 2.1).
+
+    Pivots are drawn with probabilities proportional to the diagonal that is left, a block at a time; a pivot whose
+    diagonal the earlier ones of its block have eaten is rejected, so that they are distributed as if drawn one by one.
+
+    Args:
+        rank: at most so many columns.
+        generator: of the pivots, on the CPU.
+        block: proposals at a time.
+        enough: stop when the sum of the diagonal left is below `enough` times the smallest shift.
+    """
+    rest = (system.diagonal() - system.shift).clamp_min(0.0)
+    total, rank = float(rest.sum()), min(rank, system.n)
+    stop = max(enough * float(system.shift.min()), 1e-14 * total)
+    factor = torch.zeros(rank, system.n, dtype=torch.float64, device=system.device)  # transposed: rows are contiguous
+    pivots, have = [], 0
+    while have < rank and float(rest.sum()) > stop:
+        proposed = torch.multinomial(rest.cpu(), min(block, int((rest > 0).sum())), generator=generator).to(rest.device)
+        columns = system.columns(proposed).T - factor[:have, proposed].T @ factor[:have]
+        chosen, lower = _accept(columns[:, proposed], rest[proposed], rank - have, generator)
+        if not len(chosen):
+            break
+        new = torch.linalg.solve_triangular(lower, columns[chosen], upper=False)
+        factor[have : have + len(chosen)] = new
+        pivots.append(proposed[chosen])
+        have += len(chosen)
+        rest = (rest - new.square().sum(dim=0)).clamp_min_(0.0)
+        rest[proposed[chosen]] = 0.0
+    at = torch.cat(pivots) if pivots else torch.zeros(0, dtype=torch.long, device=system.device)
+    return _assembled(system, factor[:have].T, rest, at)
+
+
+def _accept(block: Tensor, proposed: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The accepted of some proposals, and the Cholesky factor of their block."""
+    device, block, proposed = block.device, block.cpu().clone(), proposed.cpu()
+    uniform = torch.rand(len(proposed), generator=generator, dtype=torch.float64)
+    rows: list[int] = []
+    lower = torch.zeros_like(block)
+    for i in range(len(proposed)):
+        left = block[i, i]
+        if len(rows) == most or left <= uniform[i] * proposed[i] or left <= 1e-13 * proposed.max():
+            continue
+        column = block[:, i] / left.sqrt()
+        lower[:, len(rows)] = column
+        rows.append(i)
+        block.addr_(column, column, alpha=-1.0)
+    chosen = torch.tensor(rows, dtype=torch.long)
+    return chosen.to(device), lower[chosen, : len(rows)].tril().to(device)
+
+
+def _assembled(system: System, factor: Tensor, rest: Tensor, pivots: Tensor) -> Preconditioner:
+    known = bool((system.shift > 0).all())
+    # Without a diagonal to split off, what is left on average stands for it; then nothing is bounded.
+    diagonal = system.shift if known else torch.full_like(rest, max(float(rest.mean()), 1e-300))
+    return Preconditioner(factor, diagonal, below=known, pivots=pivots, left=float(rest.sum()))
+
+
+__all__ = ["MARGIN", "Preconditioner", "diagonal_only", "nystrom", "randomly_pivoted"]

@@ -1,0 +1,7 @@
+"""Solvers: explicit objects that hold the tolerances, and solutions that carry what was measured."""
+
+from gp_response.solvers.direct import Cholesky, FactoredCholesky
+from gp_response.solvers.iterative import CG, FactoredCG
+from gp_response.solvers.solution import Factor, Solution, Solver
+
+__all__ = ["CG", "Cholesky", "Factor", "FactoredCG", "FactoredCholesky", "Solution", "Solver"]

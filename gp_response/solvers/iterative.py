@@ -1,0 +1,209 @@
+"""Iterative solves by block preconditioned conjugate gradients, certified in float64."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gp_response.errors import InputError, unknown_name
+from gp_response.linalg.block_cg import Cycle, Goal, block_cg
+from gp_response.linalg.preconditioner import MARGIN, Preconditioner, diagonal_only, nystrom, randomly_pivoted
+from gp_response.linalg.refined import Inner, Refined, Sharpness, refined
+from gp_response.linalg.system import System
+from gp_response.solvers.solution import Solution, as_columns, as_system
+
+PRECONDITIONERS = ("pivoted", "nystrom", "none")
+# A cycle is not asked for more than the precision can give; the next one starts from the residual it leaves.
+FLOORS = {"float32": 1e-4, "float64": 1e-11}
+SHARP = 10.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
+LOST = 0.3  # largest perturbation of the system by float32 entries, against its smallest eigenvalue, to begin with
+
+
+@dataclass(frozen=True)
+class CG:
+    """Block preconditioned conjugate gradients on a matrix that is never factored.
+
+    The products run in float32 where that suffices; residuals are recomputed in float64 and refined, so the answer is as
+    good as the tolerance says whatever the precision of the products. A column that does not get there is flagged.
+
+    Attributes:
+        tolerance: relative residual `‖b - A v‖ / ‖b‖` asked of every column.
+        preconditioner: "pivoted" (block randomly pivoted Cholesky), "nystrom" (as many random rows), or "none".
+        rank: of the preconditioner; None chooses by the number of rows.
+        sharp: go on after the tolerance is met until the error is measured entry by entry, so that `Solution.error` is
+            typically within a factor of 30 of the true error. False stops at the tolerance; the bound then comes from
+            the norm of the residual alone.
+        precision: of the products: "float32", "float64", or "auto": float32 first where the matrix allows it.
+        block: most right-hand sides solved together.
+        max_iterations: most products for one block of right-hand sides.
+        seed: of the pivots.
+        backend: of the products: "auto", "blocked", "dense" or "keops".
+        keep: bytes of kernel blocks that may stay in memory between products; None takes a quarter of what is free.
+        progress: show a bar.
+    """
+
+    tolerance: float = 1e-6
+    preconditioner: str = "pivoted"
+    rank: int | None = None
+    sharp: bool = True
+    precision: str = "auto"
+    block: int = 128
+    max_iterations: int = 2000
+    seed: int = 0
+    backend: str = "auto"
+    keep: int | None = None
+    progress: bool = False
+
+    def __post_init__(self):
+        if not 0.0 < self.tolerance < 1.0:
+            raise InputError(f"CG(tolerance={self.tolerance!r}): expected a number between 0 and 1")
+        if self.preconditioner not in PRECONDITIONERS:
+            raise unknown_name("preconditioner", str(self.preconditioner), PRECONDITIONERS)
+        if self.precision not in ("auto", "float32", "float64"):
+            raise unknown_name("precision", str(self.precision), ("auto", "float32", "float64"))
+        for name, low in (("rank", 0), ("block", 1), ("max_iterations", 1)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < low):
+                raise InputError(f"CG({name}={value!r}): expected an integer of {low} or more")
+
+    def factor(self, matrix: Tensor | System) -> "FactoredCG":
+        """Build the preconditioner of A (n, n), a tensor, LinearOperator or System, for many right-hand sides."""
+        return FactoredCG(self, as_system(matrix))
+
+    def solve(self, matrix: Tensor | System, rhs: Tensor, *, guess: Tensor | None = None) -> Solution:
+        """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t), from a guess of B's shape."""
+        return self.factor(matrix).solve(rhs, guess=guess)
+
+    def rank_for(self, n: int) -> int:
+        """Building costs n r² and saves products of n² each: r grows like √n."""
+        return min(n // 4, 1024, 64 + 8 * int(n**0.5)) if self.rank is None else min(self.rank, n)
+
+    def precondition(self, system: System) -> Preconditioner:
+        """The preconditioner of a system."""
+        generator = torch.Generator().manual_seed(self.seed)
+        rank = self.rank_for(system.n)
+        if self.preconditioner == "none" or rank == 0:
+            return diagonal_only(system)
+        if self.preconditioner == "nystrom":
+            return nystrom(system, torch.randperm(system.n, generator=generator)[:rank].to(system.device))
+        return randomly_pivoted(system, rank, generator=generator)
+
+
+@dataclass(frozen=True)
+class FactoredCG:
+    """A system with its preconditioner.
+
+    Attributes:
+        solver, system: as given.
+        preconditioner: `M <= B`.
+    """
+
+    solver: CG
+    system: System
+    preconditioner: Preconditioner = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "preconditioner", self.solver.precondition(self.system))
+
+    def solve(self, rhs: Tensor, guess: Tensor | None = None) -> Solution:
+        """`A⁻¹ rhs` for rhs (n,) or (n, t), from `guess` of the same shape, in the precision of rhs."""
+        started = time.perf_counter()
+        columns = as_columns(rhs, self.system.n)
+        guess = None if guess is None else as_columns(guess, self.system.n).double()
+        blocks = torch.arange(columns.shape[1], device=columns.device).split(min(self.solver.block, self.system.n))
+        parts = [self._block(columns[:, at].double(), None if guess is None else guess[:, at]) for at in blocks]
+        solution = _joined(parts) if parts else _empty(columns.double())
+        solution.diagnostics["seconds"] = time.perf_counter() - started
+        if rhs.dtype != torch.float64:
+            solution = solution.rounded(self.system, columns, self.solver.tolerance)
+        return solution if rhs.ndim == 2 else solution.column()
+
+    def logdet(self) -> Tensor:
+        raise InputError("CG gives no log determinant; use Cholesky(), or the estimate of the log evidence")
+
+    def _block(self, rhs: Tensor, guess: Tensor | None) -> Solution:
+        with tqdm(desc="solve", unit=" products", disable=not self.solver.progress, leave=False) as bar:
+            found = refined(
+                self.system, rhs, self._inner(bar), self._sharpness, tolerance=self.solver.tolerance, guess=guess,
+                limit=self.solver.max_iterations,
+            )  # fmt: skip
+        size = rhs.norm(dim=0)
+        residual = found.norm / torch.where(size > 0, size, torch.ones_like(size))
+        diagnostics = {"precision": found.cycles, "history": found.history, "rank": self.preconditioner.rank}
+        return Solution(
+            found.value, residual, found.iterations, found.met, found.norm + found.rounding, found.value_left,
+            self._error(found), diagnostics,
+        )  # fmt: skip
+
+    def _inner(self, bar: tqdm) -> dict[str, Inner]:
+        def watch(iteration: int, worst: float) -> None:
+            bar.update()
+            bar.set_postfix(residual=f"{worst:.1e}")
+
+        return {name: partial(self._cycle, name, watch) for name in self._precisions}
+
+    def _cycle(self, precision: str, watch: Callable[[int, float], None], rhs: Tensor, goal: Goal) -> Cycle:
+        return block_cg(
+            self.system.product, self.preconditioner, rhs.to(getattr(torch, precision)), goal,
+            floor=FLOORS[precision], limit=self.solver.max_iterations, watch=watch,
+        )  # fmt: skip
+
+    @cached_property
+    def _sharpness(self) -> Sharpness:
+        # A typical entry of the rest is ‖L⁻¹ρ‖ times the root mean square of (M⁻¹)_ii^½, one of d is ‖d‖/√n.
+        typical = float(self._leverage.norm())
+        spread = SHARP / typical if self.solver.sharp and self.system.floor is not None else float("inf")
+        return Sharpness(lambda left: self.preconditioner.whiten(left).norm(dim=0), spread)
+
+    @cached_property
+    def _precisions(self) -> list[str]:
+        if self.solver.precision != "auto":
+            return [self.solver.precision]
+        rest = self.system.diagonal() - self.system.shift
+        # Entries rounded to float32 move the eigenvalues by about eps · √n · the largest diagonal entry.
+        moved = 4 * torch.finfo(torch.float32).eps * float(rest.max()) * self.system.n**0.5
+        least = float(self.preconditioner.root_diagonal.min()) ** 2
+        return ["float32", "float64"] if moved < LOST * least else ["float64"]
+
+    @cached_property
+    def _leverage(self) -> Tensor:
+        """Bound on `(B⁻¹)_ii^½`, (n, 1)."""
+        diagonal = self.preconditioner.inverse_diagonal()[:, None] * (1.0 + MARGIN) + MARGIN**2
+        return diagonal.sqrt() if self.system.floor is None else diagonal.clamp_max(1.0 / self.system.floor).sqrt()
+
+    def _error(self, found: Refined) -> Tensor:
+        floor = self.system.floor
+        if floor is None:
+            return torch.full_like(found.value, float("inf"))
+        known = (found.better - found.value).abs()
+        if not self.preconditioner.below:
+            return known + (found.left.norm(dim=0) + found.rounding) / floor
+        rest = self.preconditioner.whiten(found.left).norm(dim=0) * (1.0 + MARGIN) + found.rounding / floor**0.5
+        return known + self._leverage * rest
+
+
+def _joined(parts: list[Solution]) -> Solution:
+    if len(parts) == 1:
+        return parts[0]
+    joined = {
+        name: torch.cat([getattr(p, name) for p in parts], dim=-1)
+        for name in ("value", "residual", "converged", "defect", "left", "error")
+    }
+    diagnostics = {
+        "precision": [name for p in parts for name in p.diagnostics["precision"]],
+        "history": [size for p in parts for size in p.diagnostics["history"]],
+        "rank": parts[0].diagnostics["rank"],
+    }
+    return Solution(**joined, iterations=sum(p.iterations for p in parts), diagnostics=diagnostics)
+
+
+def _empty(rhs: Tensor) -> Solution:
+    none = rhs.new_zeros(0)
+    return Solution(rhs.clone(), none, 0, none.bool(), none, rhs.clone(), rhs.clone())
+
+
+__all__ = ["CG", "FactoredCG"]
