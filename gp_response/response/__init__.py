@@ -17,8 +17,10 @@ from gp_response.response.observables import (
 )
 from gp_response.response.perturbation import Energy, Perturbation
 from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
+from gp_response.response.predict import Prediction, predict
 from gp_response.response.refit import expectation, refit_response
 from gp_response.response.result import Modes, Susceptibility
+from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.susceptibility import susceptibility
 
 __all__ = [
@@ -33,8 +35,10 @@ __all__ = [
     "Modes",
     "Observable",
     "Perturbation",
+    "Prediction",
     "Relabel",
     "Reweight",
+    "StoredSusceptibility",
     "Susceptibility",
     "Value",
     "Variance",
@@ -45,6 +49,7 @@ __all__ = [
     "finite_response",
     "insert",
     "loss",
+    "predict",
     "refit_response",
     "relabel",
     "reweight",

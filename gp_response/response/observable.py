@@ -72,9 +72,12 @@ class Observable(ABC):
         """Sum absolute errors (p, …) into bounds (m, …)."""
         return local if self.weights is None else self.weights.abs().to(local) @ local
 
-    def derivatives(self, at: Marginals) -> "Derivatives":
-        """First and second derivatives of `local` by mean and variance at every point, each (p,)."""
-        data = self.local_data()
+    def derivatives(self, at: Marginals, where: Tensor | None = None) -> "Derivatives":
+        """First and second derivatives of `local` by mean and variance at every point, each (p,).
+
+        where: indices (q,) of the points that `at` (q,) belongs to; None for all of them.
+        """
+        data = self.local_data() if where is None else tuple(t[where] for t in self.local_data())
 
         def one(pair: Tensor, *rest: Tensor) -> Tensor:
             return self.local(pair[0], pair[1], at.noise, *rest)

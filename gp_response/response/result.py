@@ -78,14 +78,30 @@ class Susceptibility:
         # A bound that could not be had (0 · ∞ on the way) is no bound: infinite, and flagged.
         error = torch.where(error.isnan(), torch.full_like(error, float("inf")), error)
         weak = (~converged).to(matrix).expand(len(observable.points))
-        flagged = torch.nonzero((observable.collect_error(weak) > 0) | error.isinf().any(dim=1)).flatten()
+        flagged = (observable.collect_error(weak) > 0) | error.isinf().any(dim=1)
+        return cls.named(
+            data, observable, perturbation, beta=beta, matrix=matrix, error=error, flagged=flagged, order=order, h=h
+        )
+
+    @classmethod
+    def named(
+        cls, data: Dataset, observable: Observable, perturbation: Perturbation, *, beta: float,
+        matrix: Tensor, error: Tensor, flagged: Tensor, order: str, h: float | None = None,
+    ) -> "Susceptibility":  # fmt: skip
+        """The same where it is known which observables are flagged, bool (m,)."""
         per = "" if order in ("finite", "refit") else f" per {perturbation.unit}"
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data)),
             kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
             samples=len(data.train), observable=type(observable).__name__.lower(),
-            every_sample=getattr(perturbation, "rows", ()) is None, flagged=tuple(flagged.tolist()),
+            every_sample=getattr(perturbation, "rows", ()) is None,
+            flagged=tuple(torch.nonzero(flagged).flatten().tolist()),
         )  # fmt: skip
+
+    @classmethod
+    def facts(cls) -> tuple[str, ...]:
+        """Names of the fields that describe the whole response rather than its rows and columns."""
+        return tuple(n for n in cls.__dataclass_fields__ if n not in ("matrix", "error", "rows", "columns", "flagged"))
 
     @property
     def sign(self) -> str:

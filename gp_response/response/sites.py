@@ -18,20 +18,37 @@ class Sites(NamedTuple):
 
 
 def look(posterior: Posterior, probe: Probe, energy: Energy) -> Sites:
-    """Covariances and forces for an energy. For training rows the force uses residuals that cancel nothing."""
+    """Covariances and forces for an energy."""
+    ground = stand(posterior, energy)
+    return Sites(covariances(posterior, probe, energy, ground), ground.force, ground.probe)
+
+
+class Ground(NamedTuple):
+    """What does not depend on the observable: the force on each site, and the probe at sites that are no training rows."""
+
+    force: Certified
+    probe: Probe | None
+
+
+def stand(posterior: Posterior, energy: Energy) -> Ground:
+    """Forces for an energy. For training rows they use residuals that cancel nothing."""
     if energy.points is not None:
         there = posterior.probe(energy.points)
-        mean = there.mean
-        residual = Certified(energy.target - mean.value[energy.at], mean.error[energy.at])
-        between = probe.to(there)
-        covariance = Certified(between.value[:, energy.at], between.error[:, energy.at])
+        residual = Certified(energy.target - there.mean.value[energy.at], there.mean.error[energy.at])
     else:
         there, own = None, posterior.residuals
         shift = energy.target - posterior.data.train.y[energy.at]
         residual = Certified(own.value[energy.at] + shift, own.error[energy.at])
-        covariance = probe.to_train(None if _all_rows(energy, posterior) else energy.at)
     force = energy.curvature * residual.value + energy.pull
-    return Sites(covariance, Certified(force, energy.curvature.abs() * residual.error), there)
+    return Ground(Certified(force, energy.curvature.abs() * residual.error), there)
+
+
+def covariances(posterior: Posterior, probe: Probe, energy: Energy, ground: Ground) -> Certified:
+    """Posterior covariance of a probe's points with the sites, (p, s)."""
+    if ground.probe is None:
+        return probe.to_train(None if _all_rows(energy, posterior) else energy.at)
+    between = probe.to(ground.probe)
+    return Certified(between.value[:, energy.at], between.error[:, energy.at])
 
 
 def _all_rows(energy: Energy, posterior: Posterior) -> bool:
@@ -49,4 +66,4 @@ def by_column(per_site: Tensor, energy: Energy) -> Tensor:
     return out.index_add(-1, energy.column, per_site)
 
 
-__all__ = ["Sites", "by_column", "look"]
+__all__ = ["Ground", "Sites", "by_column", "covariances", "look", "stand"]

@@ -1,16 +1,35 @@
 """First-order response: `d⟨O⟩/dh = -β Cov(O, V)` in closed form, with an error bound for every entry."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from gp_response.errors import InputError
+from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
+from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.response.assemble import Answer, Rows, assemble, count_observables, points_of
+from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Derivatives, Marginals, Observable
-from gp_response.response.perturbation import Perturbation
+from gp_response.response.perturbation import Energy, Perturbation
 from gp_response.response.result import Susceptibility
-from gp_response.response.sites import by_column, look
+from gp_response.response.sites import by_column, covariances, stand
+from gp_response.response.stored import StoredSusceptibility, store_for
+
+MOST_ROWS = 512  # observables written together: what a killed process loses at most
 
 
-def susceptibility(posterior: Posterior, observable: Observable, perturbation: Perturbation) -> Susceptibility:
+def susceptibility(
+    posterior: Posterior,
+    observable: Observable,
+    perturbation: Perturbation,
+    *,
+    budget: float | None = None,
+    out: Path | str | None = None,
+    progress: bool = False,
+) -> Susceptibility | StoredSusceptibility:
     """How each observable moves per unit of each perturbation, at fixed hyperparameters.
 
     A perturbation adds `h V` to the energy `Σ ρ_i ℓ_i`; by the fluctuation-dissipation theorem the derivative of the
@@ -22,31 +41,119 @@ def susceptibility(posterior: Posterior, observable: Observable, perturbation: P
         posterior: from a head.
         observable: m functionals, e.g. `value(x)`.
         perturbation: c columns, e.g. `reweight()`.
+        budget: bytes to work in beside the result; None takes a quarter of what is free. The observable's points are
+            taken in blocks that fit, which changes the result by rounding only.
+        out: folder of a zarr archive to write to, block by block, instead of keeping the matrix in memory. Called
+            again with the same arguments, an interrupted computation goes on from the blocks that are there.
+        progress: show a bar over points.
 
     Returns:
-        a `Susceptibility` with `.matrix` (m, c), `.error` (m, c) and names; one solve per observable point.
+        a `Susceptibility` with `.matrix` (m, c), `.error` (m, c) and names; one solve per observable point. With `out`
+        a `StoredSusceptibility`, which reads from the archive what is asked for.
+
+    Raises:
+        InputError: the matrix does not fit into memory and no `out` was given; `out` holds something else.
     """
     with torch.no_grad():
-        probe = posterior.probe(observable.points)
-        energy = perturbation.energy(posterior.data, posterior.noise)
-        sites = look(posterior, probe, energy)
-        by_mean, by_variance = _field_response(sites, energy.curvature, posterior.beta)
-        at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
-        d = observable.derivatives(at)
+        asked = FirstOrder(posterior, observable, perturbation)
+        room = byte_budget(budget, posterior.data.train.x.device)
+        if out is None:
+            return asked.in_memory(room, progress)
+        return asked.in_store(Path(out), room, progress)
+
+
+class FirstOrder:
+    """One posterior, observable and perturbation: answers at any of the observable's points."""
+
+    def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation):
+        self.posterior, self.observable, self.perturbation = posterior, observable, perturbation
+        self.points = posterior.points(observable.points)
+        self.energy: Energy = perturbation.energy(posterior.data, posterior.noise)
+        self.ground = stand(posterior, self.energy)
+        self.like = posterior.data.train.x
+        self.count = count_observables(observable)
+
+    def answer(self, where: Tensor) -> Answer:
+        """Derivatives of the functional at the points `where` (q,) by every column, (q, c)."""
+        probe, energy = self.posterior.probe(self.points[where]), self.energy
+        seen = covariances(self.posterior, probe, energy, self.ground)
+        by_mean, by_variance = _field_response(seen, self.ground.force, energy.curvature, self.posterior.beta)
+        at = Marginals(probe.mean.value, probe.variance.value, self.posterior.noise)
+        d = self.observable.derivatives(at, where)
         by_mean = Certified(*(by_column(part, energy) for part in by_mean))
         by_variance = Certified(*(by_column(part, energy) for part in by_variance))
         value = d.mean[:, None] * by_mean.value + d.variance[:, None] * by_variance.value
-        error = _error(d, probe, by_mean, by_variance)
-        return Susceptibility.of(
-            posterior.data, observable, perturbation, beta=posterior.beta,
-            matrix=observable.collect(value), error=observable.collect_error(error),
-            converged=probe.converged, order="first",
+        return Answer(value, _error(d, probe, by_mean, by_variance), probe.converged)
+
+    def in_memory(self, room: int, progress: bool) -> Susceptibility:
+        self._refuse_what_does_not_fit()
+        step = self._points_within(room)
+        with tqdm(total=len(self.points), desc="susceptibility", disable=not progress, leave=False) as bar:
+            rows = self._rows(0, self.count, step, bar)
+        return Susceptibility.named(
+            self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta,
+            matrix=rows.matrix, error=rows.error, flagged=rows.flagged, order="first",
         )  # fmt: skip
 
+    def in_store(self, path: Path, room: int, progress: bool) -> StoredSusceptibility:
+        empty = self.like.new_zeros(0, self.energy.columns)
+        described = Susceptibility.named(
+            self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
+            flagged=torch.zeros(0, dtype=torch.bool), order="first",
+        )  # fmt: skip
+        # The energy stands for the perturbation: sites, curvature, target and pull are all that enters.
+        facts = [getattr(described, name) for name in Susceptibility.facts()]
+        mark = fingerprint(
+            "first", self.posterior, type(self.observable).__qualname__, self.points, self.observable.weights,
+            self.observable.local_data(), described.rows, described.columns, facts,
+            list(vars(self.energy).values()),
+        )  # fmt: skip
+        store = store_for(path, described, mark, self.like.dtype, block=self._rows_within(room))
+        step = self._points_within(room // 2)
+        left = store.pending()
+        total = sum(len(points_of(self.observable, *store.range(block))) for block in left)
+        with tqdm(total=total, desc=f"susceptibility to {path.name}", disable=not progress, leave=False) as bar:
+            for block in left:
+                rows = self._rows(*store.range(block), step, bar)
+                store.write(block, {"response": rows.matrix, "error": rows.error, "flagged": rows.flagged})
+        return StoredSusceptibility.open(path)
 
-def _field_response(sites, curvature: Tensor, beta: float) -> tuple[Certified, Certified]:
+    def _rows(self, start: int, stop: int, step: int, bar: tqdm) -> Rows:
+        def answer(where: Tensor) -> Answer:
+            found = self.answer(where)
+            bar.update(len(where))
+            return found
+
+        return assemble(
+            self.observable, start, stop, self.energy.columns, step=step, answer=answer, like=self.like
+        )  # fmt: skip
+
+    def _points_within(self, room: int) -> int:
+        each = point_bytes(
+            len(self.posterior.data.train), self.like, columns=max(len(self.energy.at), self.energy.columns)
+        )
+        return block_size(each, room, most=len(self.points))
+
+    def _rows_within(self, room: int) -> int:
+        """Observables in a block: one batch of points when each has its own; what half the budget holds otherwise, so
+        that points shared by many are solved as few times as can be."""
+        if self.observable.weights is None:
+            return min(self._points_within(room // 2), MOST_ROWS)
+        each = 3 * self.energy.columns * self.like.element_size()
+        return min(block_size(each, room // 2, most=self.count), MOST_ROWS)
+
+    def _refuse_what_does_not_fit(self) -> None:
+        need, have = 2 * self.count * self.energy.columns * self.like.element_size(), free_bytes(self.like.device)
+        if have is not None and need > have:
+            raise InputError(
+                f"a response of {self.count} x {self.energy.columns} and its errors need {need / 2**30:.1f} GiB and "
+                f'{have / 2**30:.1f} GiB are free; write it to disk by out="chi.zarr"'
+            )
+
+
+def _field_response(seen: Certified, forced: Certified, curvature: Tensor, beta: float) -> tuple[Certified, Certified]:
     """dμ and ds at every point (p,) for every site (s,), with bounds."""
-    (cov, cov_error), (force, force_error) = sites.covariance, sites.force
+    (cov, cov_error), (force, force_error) = seen, forced
     by_mean = Certified(
         beta * cov * force,
         beta * (cov_error * (force.abs() + force_error) + cov.abs() * force_error),
