@@ -35,7 +35,8 @@ class KernelSystem:
     ):
         if backend not in BACKENDS:
             raise unknown_name("backend", backend, BACKENDS)
-        self.kernel, self.x, self.dtype = copy.deepcopy(kernel).double(), x.double(), x.dtype
+        self.kernel = copy.deepcopy(kernel).double().requires_grad_(False)
+        self.x, self.dtype = x.detach().double(), x.dtype
         self.scale, self.shift, self.backend = scale[:, None], shift, backend
         self.n, self.device, self.floor = len(x), x.device, 1.0
         free = free_bytes(x.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gp_response.linalg.preconditioner import Preconditioner
 
 CHECK = 4  # iterations between two looks at the true norms, which cost an application of M^½
-PATIENCE = 40  # iterations without progress before a column counts as stuck
+PATIENCE = 250  # iterations without progress before a column counts as stuck
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from gp_response.linalg.system import System
 
 # Relative room for the rounding of F in float64, so that `B >= M` survives it.
 MARGIN = 1e-3
+HEAVY = 10.0  # mean of the diagonal left, in units of the shift, beyond which more columns are worth their price
 
 
 class Preconditioner:
@@ -101,7 +102,7 @@ def nystrom(system: System, points: Tensor) -> Preconditioner:
 
 
 def randomly_pivoted(
-    system: System, rank: int, *, generator: torch.Generator, block: int = 128, enough: float = 1.0
+    system: System, rank: int, *, generator: torch.Generator, most: int | None = None, block: int = 128
 ) -> Preconditioner:
     """Block randomly pivoted Cholesky with rejection (Epperly, Tropp & Webber 2024, "Embrace rejection", algorithm 2.1).
 
@@ -109,20 +110,21 @@ def randomly_pivoted(
     diagonal the earlier ones of its block have eaten is rejected, so that they are distributed as if drawn one by one.
 
     Args:
-        rank: at most so many columns.
+        rank: columns, fewer where they leave nothing.
         generator: of the pivots, on the CPU.
+        most: columns where after `rank` of them the diagonal left is still heavy.
         block: proposals at a time.
-        enough: stop when the sum of the diagonal left is below `enough` times the smallest shift.
     """
     rest = (system.diagonal() - system.shift).clamp_min(0.0)
-    total, rank = float(rest.sum()), min(rank, system.n)
-    stop = max(enough * float(system.shift.min()), 1e-14 * total)
-    factor = torch.zeros(rank, system.n, dtype=torch.float64, device=system.device)  # transposed: rows are contiguous
+    total, rank, most = float(rest.sum()), min(rank, system.n), min(most or rank, system.n)
+    least = float(system.shift.min())
+    stop, heavy = max(least, 1e-14 * total), HEAVY * least * system.n
+    factor = torch.zeros(most, system.n, dtype=torch.float64, device=system.device)  # transposed: rows are contiguous
     pivots, have = [], 0
-    while have < rank and float(rest.sum()) > stop:
+    while float(rest.sum()) > (stop if have < rank else heavy) and have < most:
         proposed = torch.multinomial(rest.cpu(), min(block, int((rest > 0).sum())), generator=generator).to(rest.device)
         columns = system.columns(proposed).T - factor[:have, proposed].T @ factor[:have]
-        chosen, lower = _accept(columns[:, proposed], rest[proposed], rank - have, generator)
+        chosen, lower = _accept(columns[:, proposed], rest[proposed], (rank if have < rank else most) - have, generator)
         if not len(chosen):
             break
         new = torch.linalg.solve_triangular(lower, columns[chosen], upper=False)

@@ -18,8 +18,9 @@ from gp_response.solvers.solution import Solution, as_columns, as_system
 
 PRECONDITIONERS = ("pivoted", "nystrom", "none")
 # A cycle is not asked for more than the precision can give; the next one starts from the residual it leaves.
-FLOORS = {"float32": 1e-4, "float64": 1e-11}
-SHARP = 10.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
+FLOOR_FLOAT64 = 1e-11
+FLOOR_FLOAT32 = (3e-6, 1e-2, 1e-2)  # at least, at most, and in units of the perturbation by rounded entries
+SHARP = 2.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
 LOST = 0.3  # largest perturbation of the system by float32 entries, against its smallest eigenvalue, to begin with
 
 
@@ -78,19 +79,25 @@ class CG:
         """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t), from a guess of B's shape."""
         return self.factor(matrix).solve(rhs, guess=guess)
 
-    def rank_for(self, n: int) -> int:
-        """Building costs n r² and saves products of n² each: r grows like √n."""
-        return min(n // 4, 1024, 64 + 8 * int(n**0.5)) if self.rank is None else min(self.rank, n)
+    def ranks_for(self, n: int) -> tuple[int, int]:
+        """Rank of the preconditioner, and the most it may grow to where much of the matrix is left.
+
+        Building costs n r² and saves products of n² each: r grows like √n.
+        """
+        if self.rank is not None:
+            return min(self.rank, n), min(self.rank, n)
+        usual = min(n // 4, 1024, 64 + 6 * int(n**0.5))
+        return usual, min(n // 2, 3 * usual, 2048)
 
     def precondition(self, system: System) -> Preconditioner:
         """The preconditioner of a system."""
         generator = torch.Generator().manual_seed(self.seed)
-        rank = self.rank_for(system.n)
+        rank, most = self.ranks_for(system.n)
         if self.preconditioner == "none" or rank == 0:
             return diagonal_only(system)
         if self.preconditioner == "nystrom":
             return nystrom(system, torch.randperm(system.n, generator=generator)[:rank].to(system.device))
-        return randomly_pivoted(system, rank, generator=generator)
+        return randomly_pivoted(system, rank, most=most, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class FactoredCG:
     def _cycle(self, precision: str, watch: Callable[[int, float], None], rhs: Tensor, goal: Goal) -> Cycle:
         return block_cg(
             self.system.product, self.preconditioner, rhs.to(getattr(torch, precision)), goal,
-            floor=FLOORS[precision], limit=self.solver.max_iterations, watch=watch,
+            floor=self._floor(precision), limit=self.solver.max_iterations, watch=watch,
         )  # fmt: skip
 
     @cached_property
@@ -163,11 +170,18 @@ class FactoredCG:
     def _precisions(self) -> list[str]:
         if self.solver.precision != "auto":
             return [self.solver.precision]
-        rest = self.system.diagonal() - self.system.shift
-        # Entries rounded to float32 move the eigenvalues by about eps · √n · the largest diagonal entry.
-        moved = 4 * torch.finfo(torch.float32).eps * float(rest.max()) * self.system.n**0.5
+        return ["float32", "float64"] if self._moved < LOST else ["float64"]
+
+    @cached_property
+    def _moved(self) -> float:
+        """What entries rounded to float32 move eigenvalues by, about eps · √n · the largest entry, against the smallest."""
+        largest = float((self.system.diagonal() - self.system.shift).max())
         least = float(self.preconditioner.root_diagonal.min()) ** 2
-        return ["float32", "float64"] if moved < LOST * least else ["float64"]
+        return 4 * torch.finfo(torch.float32).eps * largest * self.system.n**0.5 / least
+
+    def _floor(self, precision: str) -> float:
+        low, high, unit = FLOOR_FLOAT32
+        return FLOOR_FLOAT64 if precision == "float64" else min(max(low, unit * self._moved), high)
 
     @cached_property
     def _leverage(self) -> Tensor:
