@@ -17,6 +17,8 @@ CUDA_SIDE = 8192
 
 InPlace: TypeAlias = Callable[[Tensor, Buffer], Any]
 
+InPlaceSlope: TypeAlias = Callable[[Tensor, Buffer, Buffer], Tensor]
+
 
 class Blocks:
     """Any kernel's blocks between coordinates, by its own `block` in the dtype asked for.
@@ -49,8 +51,11 @@ class DistanceBlocks(Blocks):
         self.in_place: InPlace | None = None
         if follows(kernel, "in_place", "profile"):
             self.multiple, self.in_place = kernel.in_place()
+        self._in_place_slope = (
+            kernel.in_place_slope() if follows(kernel, "in_place_slope", "in_place", "profile") else None
+        )
         self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile)
-        self._points, self._work = (x, y, dtype), Buffer(dtype, x.device)
+        self._points, self._work, self._other = (x, y, dtype), Buffer(dtype, x.device), Buffer(dtype, x.device)
         self._for_slopes: Distances | None = None
 
     def __call__(self, rows: slice, columns: slice) -> Tensor:
@@ -62,8 +67,11 @@ class DistanceBlocks(Blocks):
 
     def given(self, rows: slice, columns: slice) -> Any:
         if self._for_slopes is None:
-            self._for_slopes = Distances(*self._points, multiple=1.0, profile=self._forces)
-        return self._for_slopes(rows, columns).clamp_min_(0.0)
+            self._for_slopes = Distances(*self._points, multiple=self.multiple, profile=self._forces)
+        q = self._for_slopes(rows, columns)
+        if self._in_place_slope is None:
+            return (q.div_(self.multiple).clamp_min_(0.0),)
+        return q, self._in_place_slope(q, self._work, self._other)
 
     def _forces(self, r2: Tensor) -> Tensor:
         """The derivative of the profile by the distance, where the slope alone feels that r2 is rounded."""
