@@ -37,7 +37,7 @@ def _multiply(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tenso
         blocks = blocks_of(kernel, cx, cy, v.dtype)
         vt = v.mT.contiguous()
         out = vt.new_zeros(len(vt), length(cx))
-        for rows, columns in tiles(cx, cy, side(cx)):
+        for rows, columns in tiles(cx, cy, side(kernel, cx)):
             add_block(out, blocks(rows, columns), vt, rows, columns, mirrored=cy is cx)
         return out.mul_(blocks.factor).mT.contiguous()
 

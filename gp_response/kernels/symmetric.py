@@ -52,7 +52,7 @@ class SymmetricBlocks:
             points = call_in_dtype_of(x, kernel, _coordinates, x)
             self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
             self._blocks: Blocks = call_with(kernel, self._state, Blocks if exact else blocks_of, points, points, dtype)
-        self._tiles = list(tiles(points, points, block or side(points)))
+        self._tiles = list(tiles(points, points, block or side(kernel, points)))
 
     def product(self, v: Tensor) -> Tensor:
         """K @ v for v (n, t), in `dtype`."""
