@@ -5,13 +5,16 @@ variance and the covariance to all training rows and to any other probe follow, 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
+from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 
 
 class Certified(NamedTuple):
@@ -19,6 +22,16 @@ class Certified(NamedTuple):
 
     value: Tensor
     error: Tensor
+
+
+def rounded(certified: Certified, dtype: torch.dtype) -> Certified:
+    """In another precision, with what that rounds off added to the bound, which is itself rounded up."""
+    value, error = certified
+    if value.dtype == dtype:
+        return certified
+    short = value.to(dtype)
+    bound = (error + (short.to(value) - value).abs()).to(dtype)
+    return Certified(short, torch.nextafter(bound, torch.full_like(bound, float("inf"))))
 
 
 class Probe(ABC):
@@ -74,17 +87,37 @@ class Posterior(ABC):
         """`y_i - ⟨f_i⟩` of the training rows, (n,), without subtracting nearly equal numbers."""
 
     def mean(self, x: Tensor) -> Tensor:
-        """Posterior mean at x (n, d), shape (n,), in the units of `data.train.y`."""
-        return self._like(self.probe(self.points(x)).mean.value)
+        """Posterior mean at x (n, d), shape (n,), in the units of `data.train.y`. With error bounds: `gr.predict`."""
+        return self._like(torch.cat([probe.mean.value for probe in self._probes(x)]))
 
     def variance(self, x: Tensor) -> Tensor:
         """Posterior variance of the field (noise excluded) at x (n, d), shape (n,)."""
-        return self._like(self.probe(self.points(x)).variance.value)
+        return self._like(torch.cat([probe.variance.value for probe in self._probes(x)]))
 
     def cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Posterior covariance of the field between x (n, d) and y (m, d), shape (n, m); y = x when None."""
         left = self.probe(self.points(x))
         return self._like(left.to(left if y is None else self.probe(self.points(y))).value)
+
+    def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """Variance of the field at training rows (k,), as `S_jj` of the covariance with them, and which solves
+        converged, bool (k,). A head that knows a faster way than one solve a row overrides it."""
+        value, error, converged = [], [], []
+        for some in tqdm(rows.split(self._step()), desc="own variances", disable=not progress, leave=False):
+            probe = self.probe(self.data.train.x[some])
+            block = probe.to_train(some)
+            value.append(block.value.diagonal().clone())
+            error.append(block.error.diagonal().clone())
+            converged.append(probe.converged)
+        return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
+
+    def _step(self) -> int:
+        """Points looked from at a time, so that their solves fit a quarter of the free memory."""
+        x = self.data.train.x
+        return block_size(point_bytes(len(x), x), byte_budget(None, x.device), most=max(1, len(x)))
+
+    def _probes(self, x: Any) -> Iterator[Probe]:
+        return (self.probe(part) for part in self.points(x).split(self._step()))
 
     def _like(self, value: Tensor) -> Tensor:
         """In the precision of the data; probes compute in float64."""
@@ -99,4 +132,4 @@ class Posterior(ABC):
         return x
 
 
-__all__ = ["Certified", "Posterior", "Probe"]
+__all__ = ["Certified", "Posterior", "Probe", "rounded"]

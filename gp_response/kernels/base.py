@@ -105,8 +105,13 @@ class Kernel(Parametrised):
         check_points(x, None)
         return call_in_dtype_of(x, self, _diagonal, self.select(x), self.select(x))
 
-    def operator(self, x: Points, y: OtherPoints | None = None, *, backend: str = "dense") -> KernelOperator:
-        """The matrix as a LinearOperator that is never stored; backend "dense" (row tiles of torch) or "keops"."""
+    def operator(self, x: Points, y: OtherPoints | None = None, *, backend: str = "auto") -> KernelOperator:
+        """The matrix as a LinearOperator that is never stored.
+
+        backend: "dense" (row tiles of torch, exact distances), "blocked" (blocks in cache, entries right to 32 eps of
+        the largest in float32 and 1024 eps in float64), "keops" (compiled), or "auto", which says by
+        `operator.choice` what it took and why. All are differentiable.
+        """
         check_points(x, y)
         x = self.select(x)
         return KernelOperator.of(self, x, x if y is None else self.select(y), backend=backend)

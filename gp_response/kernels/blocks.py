@@ -1,5 +1,6 @@
 """Blocks of a kernel matrix, evaluated fast and without gradients: what products of matrices are made of."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
@@ -9,17 +10,23 @@ from torch import Tensor
 
 from gp_response.kernels.augmented import ENTRY_ERROR, Distances
 from gp_response.kernels.buffers import Buffer
+from gp_response.kernels.casting import call_in_dtype_of
 from gp_response.kernels.points import Coordinates, each, leaves, length, take
 
 SIDE = 512  # of a block on a CPU: with its work it stays in the cache of a core
-CUDA_SIDE = 8192
+CUDA_SIDE = 4096
+FAR = 16.0  # coordinates beyond are not rounded before the kernel has taken their differences
 
 
 InPlace: TypeAlias = Callable[[Tensor, Buffer], Any]
 
+InPlaceSlope: TypeAlias = Callable[[Tensor, Buffer, Buffer], Tensor]
+
 
 class Blocks:
     """Any kernel's blocks between coordinates, by its own `block` in the dtype asked for.
+
+    Coordinates whose rounding to that dtype would be felt keep their own until the block is there.
 
     factor: the blocks are to be multiplied with it; taken out where that saves a pass.
     """
@@ -27,12 +34,16 @@ class Blocks:
     factor: float = 1.0
 
     def __init__(self, kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype) -> None:
-        self.kernel, self.cx = kernel, _cast(cx, dtype)
-        self.cy = self.cx if cy is cx else _cast(cy, dtype)
+        self.kernel, self.dtype, self.cx, self.cy = kernel, dtype, cx, cy
+        self.wide = any(t.dtype != dtype and t.numel() and float(t.abs().max()) > FAR for t in leaves((cx, cy)))
+        if not self.wide:
+            self.cx, self.cy = _cast(cx, dtype), _cast(cy, dtype)
 
     def __call__(self, rows: slice, columns: slice) -> Tensor:
         """The block without the factor; the next call may overwrite it, and so may the caller."""
-        return self.kernel.block(take(self.cx, rows), take(self.cy, columns)).clone()
+        x, y = take(self.cx, rows), take(self.cy, columns)
+        block = call_in_dtype_of(leaves(x)[0], self.kernel, _block, x, y) if self.wide else self.kernel.block(x, y)
+        return block.to(self.dtype, copy=True)
 
     def given(self, rows: slice, columns: slice) -> Any:
         """What `kernel.block_given` need not compute again where gradients are asked for."""
@@ -49,8 +60,11 @@ class DistanceBlocks(Blocks):
         self.in_place: InPlace | None = None
         if follows(kernel, "in_place", "profile"):
             self.multiple, self.in_place = kernel.in_place()
+        self._in_place_slope = (
+            kernel.in_place_slope() if follows(kernel, "in_place_slope", "in_place", "profile") else None
+        )
         self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile)
-        self._points, self._work = (x, y, dtype), Buffer(dtype, x.device)
+        self._points, self._work, self._other = (x, y, dtype), Buffer(dtype, x.device), Buffer(dtype, x.device)
         self._for_slopes: Distances | None = None
 
     def __call__(self, rows: slice, columns: slice) -> Tensor:
@@ -62,8 +76,11 @@ class DistanceBlocks(Blocks):
 
     def given(self, rows: slice, columns: slice) -> Any:
         if self._for_slopes is None:
-            self._for_slopes = Distances(*self._points, multiple=1.0, profile=self._forces)
-        return self._for_slopes(rows, columns).clamp_min_(0.0)
+            self._for_slopes = Distances(*self._points, multiple=self.multiple, profile=self._forces)
+        q = self._for_slopes(rows, columns)
+        if self._in_place_slope is None:
+            return (q.div_(self.multiple).clamp_min_(0.0),)
+        return q, self._in_place_slope(q, self._work, self._other)
 
     def _forces(self, r2: Tensor) -> Tensor:
         """The derivative of the profile by the distance, where the slope alone feels that r2 is rounded."""
@@ -104,6 +121,10 @@ class JoinedBlocks(Blocks):
         return [part.given(rows, columns) for part in self.parts]
 
 
+def _block(kernel: Any, x: Coordinates, y: Coordinates) -> Tensor:
+    return kernel.block(x, y)
+
+
 def _cast(points: Coordinates, dtype: torch.dtype) -> Coordinates:
     return each(lambda t: t.to(dtype), points)
 
@@ -128,9 +149,10 @@ def blocks_of(kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype)
     return (kernel.fast_blocks if quick else partial(Blocks, kernel))(cx, cy, dtype)
 
 
-def side(points: Coordinates) -> int:
-    """Rows of a block."""
-    return CUDA_SIDE if leaves(points)[0].is_cuda else SIDE
+def side(kernel: Any, points: Coordinates) -> int:
+    """Rows of a block; fewer where a formula needs many numbers for a pair."""
+    most = CUDA_SIDE if leaves(points)[0].is_cuda else SIDE
+    return max(16, math.isqrt(most * most // max(1, kernel.width(points))))
 
 
 def tiles(cx: Coordinates, cy: Coordinates, size: int) -> Iterator[tuple[slice, slice]]:

@@ -27,7 +27,7 @@ def add_gradients(
     with torch.no_grad():
         blocks = blocks_of(kernel, cx, cy, v.dtype)
     count, own = len(leaves(cx)), list(state(kernel).values())
-    for rows, columns in tiles(cx, cy, side(cx)):
+    for rows, columns in tiles(cx, cy, side(kernel, cx)):
         weight = _weight(u, v, rows, columns, mirrored=cy is cx)
         x, into_x = _piece(cx, to_points[:count], rows)
         y, into_y = _piece(cy, to_points[-count:], columns)

@@ -1,12 +1,13 @@
 """What the Matérn kernels of smoothness p + 1/2 share."""
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gp_response.kernels.blocks import InPlace
+from gp_response.kernels.blocks import InPlace, InPlaceSlope
 from gp_response.kernels.buffers import Buffer
 from gp_response.kernels.maths import sqrt, with_slope
 
@@ -36,6 +37,27 @@ def matern_in_place(p: int) -> InPlace:
         torch.addcmul(s, s, s, value=1.0 / 3.0, out=q)
         decay = s.neg_().exp_()
         torch.addcmul(decay, decay, q, out=q)
+
+    return overwrite
+
+
+def matern_slope_in_place(p: int) -> InPlaceSlope:
+    """The profile of q = (2p + 1) r2 in the place of q, and its derivative by r2."""
+
+    def overwrite(q: Tensor, work: Buffer, other: Buffer) -> Tensor:
+        s = torch.sqrt(q.clamp_min_(0.0), out=work(*q.shape))
+        decay = torch.neg(s, out=other(*q.shape)).exp_()
+        if p == 0:
+            # As in `sqrt`: no slope where points coincide.
+            torch.div(decay, s.masked_fill_(q == 0.0, math.inf), out=s)
+            q.copy_(decay)
+            return s.mul_(-0.5)
+        if p == 1:
+            torch.addcmul(decay, decay, s, out=q)
+            return decay.mul_(-1.5)
+        s.mul_(decay).add_(decay)
+        torch.add(s, q.mul_(decay), alpha=1.0 / 3.0, out=q)
+        return s.mul_(-5.0 / 6.0)
 
     return overwrite
 

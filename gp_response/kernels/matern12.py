@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gp_response.kernels.blocks import InPlace
-from gp_response.kernels.matern import matern, matern_in_place
+from gp_response.kernels.blocks import InPlace, InPlaceSlope
+from gp_response.kernels.matern import matern, matern_in_place, matern_slope_in_place
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -18,6 +18,9 @@ class Matern12(StationaryKernel):
 
     def in_place(self) -> tuple[float, InPlace]:
         return 1.0, matern_in_place(0)
+
+    def in_place_slope(self) -> InPlaceSlope:
+        return matern_slope_in_place(0)
 
 
 __all__ = ["Matern12"]

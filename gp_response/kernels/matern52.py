@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gp_response.kernels.blocks import InPlace
-from gp_response.kernels.matern import matern, matern_in_place
+from gp_response.kernels.blocks import InPlace, InPlaceSlope
+from gp_response.kernels.matern import matern, matern_in_place, matern_slope_in_place
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -15,6 +15,9 @@ class Matern52(StationaryKernel):
 
     def in_place(self) -> tuple[float, InPlace]:
         return 5.0, matern_in_place(2)
+
+    def in_place_slope(self) -> InPlaceSlope:
+        return matern_slope_in_place(2)
 
 
 __all__ = ["Matern52"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def sqrt(r2: Any) -> Any:
@@ -22,6 +23,23 @@ def with_slope(value: Callable[[Any], Any], slope: Callable[[Any], Any], r2: Any
     KeOps LazyTensors take `value` and differentiate it themselves.
     """
     return _WithSlope.apply(r2, value, slope) if isinstance(r2, Tensor) else value(r2)
+
+
+def with_values(r2: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    """`value`, differentiated once as a function of r2 that has this slope."""
+    return _WithValues.apply(r2, value, slope)
+
+
+class _WithValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r2: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.slope = slope  # not saved: the buffer may change once the gradient has been taken
+        return value.view_as(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.slope, None, None
 
 
 class _WithSlope(torch.autograd.Function):
@@ -50,4 +68,4 @@ class _WithSlope(torch.autograd.Function):
         return with_slope(value, slope, r2), in_dims[0]
 
 
-__all__ = ["sqrt", "with_slope"]
+__all__ = ["sqrt", "with_slope", "with_values"]

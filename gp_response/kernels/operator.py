@@ -12,6 +12,7 @@ from torch import Tensor
 from gp_response.errors import InputError, unknown_name
 from gp_response.kernels import blocked, dense, keops
 from gp_response.kernels.casting import call_in_dtype_of, call_with
+from gp_response.kernels.choice import Choice, choose
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "dense": dense.product,
@@ -31,11 +32,23 @@ class KernelOperator(LinearOperator):
         super().__init__(x, y, *parameters, kernel=kernel, backend=backend)
         self.x, self.y, self.parameters, self.kernel, self.backend = x, y, parameters, kernel, backend
 
+    @property
+    def choice(self) -> Choice:
+        """The backend of the products, and why it is that one."""
+        return choose(self.kernel, self.x, self.y) if self.backend == "auto" else Choice(self.backend, "as asked")
+
+    def __repr__(self) -> str:
+        choice, shape = self.choice, " x ".join(map(str, self.shape))
+        return f"KernelOperator({shape}, {self.kernel!r}, backend={choice.backend!r}: {choice.reason})"
+
     @classmethod
     def of(cls, kernel: Any, x: Tensor, y: Tensor, *, backend: str) -> "KernelOperator":
-        """The operator with the kernel's parameters as they are now; raises InputError for an unknown backend."""
-        if backend not in BACKENDS:
-            raise unknown_name("backend", backend, BACKENDS)
+        """The operator with the kernel's parameters as they are now; raises InputError for an unknown backend.
+
+        "auto" lets `choice` say which.
+        """
+        if backend not in ("auto", *BACKENDS):
+            raise unknown_name("backend", backend, ["auto", *BACKENDS])
         if backend == "keops" and (x.dim() > 2 or y.dim() > 2 or len(kernel.batch_shape)):
             raise InputError('backend="keops" takes points of shape (n, d) and no batches; use backend="dense"')
         return cls(x, y, *kernel.parameters(), kernel=kernel, backend=backend)
@@ -52,7 +65,7 @@ class KernelOperator(LinearOperator):
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         vector = rhs.dim() == 1
-        result = self._call(_product, self.x, self.y, rhs.unsqueeze(-1) if vector else rhs, self.backend)
+        result = self._call(_product, self.x, self.y, rhs.unsqueeze(-1) if vector else rhs, self.choice.backend)
         return result.squeeze(-1) if vector else result
 
     def _transpose_nonbatch(self) -> "KernelOperator":

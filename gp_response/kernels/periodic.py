@@ -8,7 +8,7 @@ from gpytorch.constraints import Interval
 from gpytorch.priors import Prior
 from torch import Tensor
 
-from gp_response.kernels.blocks import InPlace
+from gp_response.kernels.blocks import InPlace, InPlaceSlope
 from gp_response.kernels.parameters import Value, checked
 from gp_response.kernels.stationary import StationaryKernel
 
@@ -44,6 +44,9 @@ class Periodic(StationaryKernel):
 
     def in_place(self) -> tuple[float, InPlace]:
         return -0.5, lambda q, work: q.exp_()
+
+    def in_place_slope(self) -> InPlaceSlope:
+        return lambda q, work, other: torch.mul(q.exp_(), -0.5, out=work(*q.shape))
 
 
 __all__ = ["Periodic"]

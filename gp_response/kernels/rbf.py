@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from gp_response.kernels.blocks import InPlace
+import torch
+
+from gp_response.kernels.blocks import InPlace, InPlaceSlope
 from gp_response.kernels.stationary import StationaryKernel
 
 
@@ -14,6 +16,9 @@ class RBF(StationaryKernel):
 
     def in_place(self) -> tuple[float, InPlace]:
         return -0.5, lambda q, work: q.exp_()
+
+    def in_place_slope(self) -> InPlaceSlope:
+        return lambda q, work, other: torch.mul(q.exp_(), -0.5, out=work(*q.shape))
 
 
 __all__ = ["RBF"]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from gp_response.kernels.base import Kernel
-from gp_response.kernels.blocks import Blocks, DistanceBlocks, InPlace
+from gp_response.kernels.blocks import Blocks, DistanceBlocks, InPlace, InPlaceSlope
 from gp_response.kernels.distance import squared_distance
+from gp_response.kernels.maths import with_values
 from gp_response.kernels.points import Coordinates
 
 
@@ -30,14 +31,25 @@ class StationaryKernel(Kernel):
         """
         return 1.0, None
 
+    def in_place_slope(self) -> InPlaceSlope | None:
+        """The same for gradients, optional, for profiles without hyperparameters.
+
+        `function(q, work, other)` overwrites q = multiple * r2 with the profile and returns its derivative by r2;
+        `work` and `other` give memory, also for the result.
+        """
+        return None
+
     def formula(self, x: Any, y: Any) -> Any:
         return self.profile(((x - y) ** 2).sum(-1))
 
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self.scaled(self.profile(squared_distance(x, y)))
 
-    def block_given(self, x: Coordinates, y: Coordinates, given: Tensor | None) -> Tensor:
-        return self.block(x, y) if given is None else self.scaled(self.profile(squared_distance(x, y, given)))
+    def block_given(self, x: Coordinates, y: Coordinates, given: tuple[Tensor, ...] | None) -> Tensor:
+        if given is None:
+            return self.block(x, y)
+        r2 = squared_distance(x, y, given[0])  # where value and slope are given, that of r2 is not looked at
+        return self.scaled(self.profile(r2) if len(given) == 1 else with_values(r2, *given))
 
     def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
         return DistanceBlocks(self, x, y, dtype)

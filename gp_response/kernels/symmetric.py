@@ -19,7 +19,7 @@ class SymmetricBlocks:
     dtype: of entries and products, float32 or float64.
     block: rows of a block.
     keep_bytes: memory for blocks, filled by the first product; those it has no room for are evaluated each time.
-    exact: take every entry as `Kernel.matrix` does, by differences; otherwise entries are right to 16 eps (float32) or
+    exact: take every entry as `Kernel.matrix` does, by differences; otherwise entries are right to 32 eps (float32) or
         1024 eps (float64) of the largest.
 
     Attributes: n, dtype, device; kept, the bytes in use for blocks.
@@ -52,7 +52,7 @@ class SymmetricBlocks:
             points = call_in_dtype_of(x, kernel, _coordinates, x)
             self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
             self._blocks: Blocks = call_with(kernel, self._state, Blocks if exact else blocks_of, points, points, dtype)
-        self._tiles = list(tiles(points, points, block or side(points)))
+        self._tiles = list(tiles(points, points, block or side(kernel, points)))
 
     def product(self, v: Tensor) -> Tensor:
         """K @ v for v (n, t), in `dtype`."""
@@ -62,11 +62,12 @@ class SymmetricBlocks:
             return call_with(self._kernel, self._state, self._product, v.to(self.dtype))
 
     def _product(self, _: Any, v: Tensor) -> Tensor:
+        v = v.mT.contiguous()
         out = torch.zeros_like(v)
         for i, (rows, columns) in enumerate(self._tiles):
             k = self._store[i] if i < len(self._store) else self._evaluated(i, rows, columns)
             blocked.add_block(out, k, v, rows, columns, mirrored=True)
-        return out if self._blocks.factor == 1.0 else out.mul_(self._blocks.factor)
+        return out.mul_(self._blocks.factor).mT.contiguous()
 
     def _evaluated(self, i: int, rows: slice, columns: slice) -> Tensor:
         """A block, kept where there is room; the kept ones are the first."""

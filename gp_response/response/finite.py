@@ -11,8 +11,6 @@ from gp_response.response.perturbation import Energy, Perturbation
 from gp_response.response.result import Susceptibility
 from gp_response.response.sites import Sites, look
 
-BLOCK = 1024
-
 
 def finite_response(
     posterior: Posterior, observable: Observable, perturbation: Perturbation, *, h: float = 1.0, progress: bool = False
@@ -123,14 +121,8 @@ def _own_variance(posterior: Posterior, sites: Sites, energy: Energy, progress: 
     if not bool((energy.curvature != 0).any()):  # relabelling moves no precision
         zero = torch.zeros_like(energy.curvature)
         return zero, zero, torch.as_tensor(True)
-    value, error, converged = [], [], torch.as_tensor(True)
-    for rows in tqdm(energy.at.split(BLOCK), desc="own covariances", disable=not progress, leave=False):
-        probe = posterior.probe(posterior.data.train.x[rows])
-        block = probe.to_train(rows)
-        value.append(block.value.diagonal().clone())
-        error.append(block.error.diagonal().clone())
-        converged = converged & probe.converged.all()
-    return torch.cat(value), torch.cat(error), converged
+    own, converged = posterior.own_variance(energy.at, progress=progress)
+    return own.value, own.error, converged.all()
 
 
 def _refuse_negative(pivots: Tensor) -> None:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
-from gp_response.posterior import Posterior, Probe
+from gp_response.posterior import Posterior, Probe, rounded
 from gp_response.response.fingerprint import fingerprint
 from gp_response.response.store import BlockStore, Layout, open_store, take_up
 
@@ -114,14 +114,16 @@ def _blocks(
         for start, stop in spans:
             parts = [posterior.probe(piece) for piece in points[start:stop].split(step)]
             found = [
-                _vectors(probe) | (_covariance(posterior, probe, points, step) if covariance else {}) for probe in parts
+                _vectors(probe, points.dtype) | (_covariance(posterior, probe, points, step) if covariance else {})
+                for probe in parts
             ]
             bar.update(stop - start)
             yield {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
-def _vectors(probe: Probe) -> dict[str, Tensor]:
-    values = (probe.mean.value, probe.variance.value, probe.mean.error, probe.variance.error, probe.converged)
+def _vectors(probe: Probe, dtype: torch.dtype) -> dict[str, Tensor]:
+    mean, variance = (rounded(part, dtype) for part in (probe.mean, probe.variance))
+    values = (mean.value, variance.value, mean.error, variance.error, probe.converged)
     return dict(zip(VECTORS, values, strict=True))
 
 
@@ -131,7 +133,8 @@ def _covariance(posterior: Posterior, probe: Probe, points: Tensor, step: int) -
         pairs = [probe.to(probe)]
     else:
         pairs = [probe.to(posterior.probe(piece)) for piece in points.split(step)]
-    return {name: torch.cat([pair[k] for pair in pairs], dim=1) for k, name in enumerate(MATRICES)}
+    short = [rounded(pair, points.dtype) for pair in pairs]
+    return {name: torch.cat([pair[k] for pair in short], dim=1) for k, name in enumerate(MATRICES)}
 
 
 def _store(path: Path, posterior: Posterior, points: Tensor, covariance: bool, block: int) -> BlockStore:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
+from gp_response.posterior import Certified, rounded
 from gp_response.response.archive import read_archive, write_archive
 from gp_response.response.convert import convert
 from gp_response.response.observable import Observable
@@ -89,6 +90,9 @@ class Susceptibility:
         matrix: Tensor, error: Tensor, flagged: Tensor, order: str, h: float | None = None,
     ) -> "Susceptibility":  # fmt: skip
         """The same where it is known which observables are flagged, bool (m,)."""
+        dtype = data.train.x.dtype
+        bounded = order in ("first", "finite")  # nothing bounds a refit, so nothing is added to its zeros either
+        matrix, error = rounded(Certified(matrix, error), dtype) if bounded else (matrix.to(dtype), error.to(dtype))
         per = "" if order in ("finite", "refit") else f" per {perturbation.unit}"
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data)),

@@ -105,10 +105,10 @@ class StoredSusceptibility:
         return f"StoredSusceptibility({m} x {c}, {self.kind}, {self.order}, {self.unit}, {str(self.path)!r}{flag})"
 
 
-def store_for(path: Path, described: Susceptibility, mark: str, dtype: torch.dtype, *, block: int) -> BlockStore:
+def store_for(path: Path, described: Susceptibility, mark: str, *, block: int) -> BlockStore:
     """The archive for a response that `described` names but does not hold yet, begun or taken up."""
     shape = (len(described.rows), len(described.columns))
-    name = str(dtype).removeprefix("torch.")
+    name = str(described.matrix.dtype).removeprefix("torch.")
     arrays = {key: Layout(AXES, shape, name) for key in ("response", "error")}
     arrays["flagged"] = Layout(AXES[:1], shape[:1], "bool")
     facts = {key: getattr(described, key) for key in Susceptibility.facts()}

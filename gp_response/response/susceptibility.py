@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
-from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.posterior import Certified, Posterior, Probe, rounded
 from gp_response.response.assemble import Answer, Rows, assemble, count_observables, points_of
 from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Derivatives, Marginals, Observable
@@ -70,7 +70,7 @@ class FirstOrder:
         self.points = posterior.points(observable.points)
         self.energy: Energy = perturbation.energy(posterior.data, posterior.noise)
         self.ground = stand(posterior, self.energy)
-        self.like = posterior.data.train.x
+        self.like = posterior.residuals.value  # what probes compute in; the result is rounded to the data's precision
         self.count = count_observables(observable)
 
     def answer(self, where: Tensor) -> Answer:
@@ -108,14 +108,15 @@ class FirstOrder:
             self.observable.local_data(), described.rows, described.columns, facts,
             list(vars(self.energy).values()),
         )  # fmt: skip
-        store = store_for(path, described, mark, self.like.dtype, block=self._rows_within(room))
+        store = store_for(path, described, mark, block=self._rows_within(room))
         step = self._points_within(room // 2)
         left = store.pending()
         total = sum(len(points_of(self.observable, *store.range(block))) for block in left)
         with tqdm(total=total, desc=f"susceptibility to {path.name}", disable=not progress, leave=False) as bar:
             for block in left:
                 rows = self._rows(*store.range(block), step, bar)
-                store.write(block, {"response": rows.matrix, "error": rows.error, "flagged": rows.flagged})
+                matrix, error = rounded(Certified(rows.matrix, rows.error), described.matrix.dtype)
+                store.write(block, {"response": matrix, "error": error, "flagged": rows.flagged})
         return StoredSusceptibility.open(path)
 
     def _rows(self, start: int, stop: int, step: int, bar: tqdm) -> Rows:

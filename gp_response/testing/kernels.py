@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gp_response.errors import InputError
 from gp_response.features import Identity
-from gp_response.kernels import Kernel
+from gp_response.kernels import Kernel, StationaryKernel
 from gp_response.kernels.recompute import recomputed
+from gp_response.kernels.symmetric import SymmetricBlocks
 from gp_response.testing.report import assert_close
 
 FINITE_DIFFERENCE = 1e-6  # what a central difference of step 1e-5 can confirm
@@ -42,6 +43,7 @@ def check_kernel(
     _positive_semidefinite(kernel, x)
     _finite_differences(kernel, torch.randn(n // 4, dim, dtype=x.dtype, generator=torch.Generator().manual_seed(seed)))
     _single_precision(kernel, x)
+    _blocked(kernel, x, y, close)
     if keops:
         _keops(kernel, x, y, close)
 
@@ -81,7 +83,7 @@ def _evaluations(kernel: Kernel, x: Tensor, y: Tensor, close: Callable[..., floa
         close("matrix without gradients = matrix with", kernel.matrix(x, y), matrix)
     close("gpytorch's lazy kernel(x, y) = matrix(x, y)", kernel(x, y).to_dense(), matrix)
     v = torch.linspace(-1.0, 1.0, len(y), dtype=x.dtype)[:, None]
-    close("operator(x, y) @ v = matrix(x, y) @ v", kernel.operator(x, y) @ v, matrix @ v)
+    close("operator(x, y) @ v = matrix(x, y) @ v", kernel.operator(x, y, backend="dense") @ v, matrix @ v)
     _close("On(Identity) = kernel", kernel.on(Identity()).matrix(x, y), matrix, tolerance=0.0)
 
 
@@ -95,6 +97,33 @@ def _gradients(kernel: Kernel, x: Tensor, y: Tensor, close: Callable[..., float]
     tiled = _all_gradients(kernel, x, (again * weights).sum())
     for name, gradient in plain.items():
         close(f"recomputed gradient of {name} = plain gradient", tiled[name], gradient)
+
+
+def _blocked(kernel: Kernel, x: Tensor, y: Tensor, close: Callable[..., float]) -> None:
+    """Products by blocks, of two sets and of one, and their gradients; far from the origin, and in float32, too."""
+    for far in (0.0, 1e4) if isinstance(kernel, StationaryKernel) else (0.0,):
+        u, v = x + far, y + far
+        left, right = (torch.cos(torch.arange(2 * len(t), dtype=x.dtype)).reshape(-1, 2) for t in (x, y))
+        with torch.no_grad():
+            kernel_uv, kernel_uu = kernel.matrix(u, v), kernel.matrix(u)
+            size = max(float((k.abs() @ w.abs()).max()) for k, w in ((kernel_uv, right), (kernel_uu, left)))
+            close("blocked = dense", kernel.operator(u, v, backend="blocked") @ right, kernel_uv @ right, scale=size)
+            blocks = SymmetricBlocks(kernel, u, block=len(x) // 3, keep_bytes=8 * len(x) ** 2 // 4)
+            close("symmetric blocks = dense", blocks.product(left), kernel_uu @ left, scale=size)
+            close("blocks kept = blocks computed", blocks.product(left), kernel_uu @ left, scale=size)
+            single = SymmetricBlocks(kernel, u, dtype=torch.float32, block=len(x) // 3).product(left)
+            _close("float32 blocks = dense", single.double(), kernel_uu @ left, tolerance=SINGLE, scale=size)
+    keep = torch.arange(len(x)) != 3  # a kink's gradient between near-duplicates is beyond every backend
+    x, left = x[keep].requires_grad_(), left[keep]
+    for name, points, w in (("(x, y)", (x, y), right), ("(x)", (x,), left)):
+        ours, theirs = (
+            _all_gradients(kernel, x, (left * (kernel.operator(*points, backend=backend) @ w)).sum())
+            for backend in ("blocked", "dense")
+        )
+        scale = float((left.abs() * (kernel.matrix(*points).detach().abs() @ w.abs())).sum())
+        for found, expected in theirs.items():
+            size = scale + float(expected.abs().max())
+            close(f"blocked{name} gradient of {found} = dense gradient", ours[found], expected, scale=size)
 
 
 def _all_gradients(kernel: Kernel, x: Tensor, total: Tensor) -> dict[str, Tensor]:
