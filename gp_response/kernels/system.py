@@ -15,7 +15,7 @@ from gp_response.linalg.system import ROUNDING
 BACKENDS = ("auto", "blocked", "dense", "keops")
 SHARE = 0.25  # of the free memory goes into kept blocks when nobody says how much
 ROWS = 1024  # of K evaluated at a time for residuals in extended precision
-PLAIN = 32.0  # rounding of a plain sum over a block of 1,024 entries, in eps, taken as random (Higham & Mary 2019)
+PLAIN = 12.0  # rounding of a plain sum over a block of 1,024 entries, in eps, taken as random (Higham & Mary 2019)
 
 
 class KernelSystem:

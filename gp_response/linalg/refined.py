@@ -121,9 +121,10 @@ def _take(out: Refined, system: System, rhs: Tensor, cycle: Cycle, at: Tensor, t
     new = cycle.met & ~met
     iterates = torch.cat([last, aside[:, new]], dim=1)
     # Sums in twice the precision cost several times as much; they are taken where plain ones say too little.
-    extended = bool((system.rounding(last) > ROUNDED * good).any())
+    rounding = system.rounding(last)
+    extended = bool((rounding > ROUNDED * good).any())
     both = system.residual(torch.cat([b, b[:, new]], dim=1), iterates, extended=extended)
-    rounding = system.rounding(last, extended=extended)
+    rounding = system.rounding(last, extended=True) if extended else rounding
     left, left_aside = both[:, : len(at)], torch.full_like(last, float("inf"))
     left_aside[:, new] = both[:, len(at) :]
     improved = left.norm(dim=0) < out.left[:, at].norm(dim=0)  # false where it is NaN
