@@ -29,10 +29,10 @@ def joint_adam(
     few = [p for p in all_parameters(head) if all(p is not f for f in features)]
     if features and held_out.test is not None:
         minimise_evidence(head, held_out.test, training, FEW_ROWS, generator, trace, few)
-    optimiser = _optimiser(few, features, training)
+    optimiser = joint_optimiser(few, features, training)
     steps, data = training.steps or 300, held_out.train
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    stopping = EarlyStopping(head, patience=training.patience, score=_score(head, held_out, float("inf")))
+    stopping = EarlyStopping(head, patience=training.patience, score=score_or_loss(head, held_out, float("inf")))
     bar = tqdm(range(steps), desc="fit (adam)", disable=not training.progress, leave=False)
     trace.message = f"{steps} steps"
     for step in bar:
@@ -44,7 +44,7 @@ def joint_adam(
         trace.add("adam", loss)
         if (step + 1) % CHECK and step != steps - 1:
             continue
-        score = _score(head, held_out, loss)
+        score = score_or_loss(head, held_out, loss)
         trace.steps[-1]["held_out"] = score
         bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{score:.4f}")
         if stopping.offer(score):
@@ -53,7 +53,8 @@ def joint_adam(
     stopping.restore()
 
 
-def _optimiser(few: list[nn.Parameter], features: list[nn.Parameter], training: Any) -> torch.optim.Optimizer:
+def joint_optimiser(few: list[nn.Parameter], features: list[nn.Parameter], training: Any) -> torch.optim.Optimizer:
+    """Adam with a learning rate for hyperparameters and a smaller one, with weight decay, for features."""
     groups = [{"params": few, "lr": training.learning_rate, "weight_decay": 0.0}]
     if features:
         groups.append({"params": features, "lr": 0.02 * training.learning_rate, "weight_decay": training.weight_decay})
@@ -68,14 +69,19 @@ def _step(head: Any, batch: Any, rows: int, optimiser: torch.optim.Optimizer) ->
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    with torch.no_grad():
-        head.raw_noise.clamp_(min=head.raw_noise_floor)
+    keep_noise_above_floor(head)
     return loss.item()
 
 
-def _score(head: Any, held_out: HeldOut, loss: float) -> float:
+def keep_noise_above_floor(head: Any) -> None:
+    with torch.no_grad():
+        head.raw_noise.clamp_(min=head.raw_noise_floor)
+
+
+def score_or_loss(head: Any, held_out: HeldOut, loss: float) -> float:
+    """The held-out score, or the loss where nothing is held out."""
     score = held_out.score(head)
     return loss if score is None else score
 
 
-__all__ = ["joint_adam"]
+__all__ = ["joint_adam", "joint_optimiser", "keep_noise_above_floor", "score_or_loss"]

@@ -11,6 +11,7 @@ from gp_response.data import Dataset
 from gp_response.errors import SolverError
 from gp_response.heads.held_out import HeldOut
 from gp_response.heads.trace import Trace
+from gp_response.heads.vector import read, read_gradient, write
 
 # Where a step leaves the positive definite matrices the line search must turn back: larger than any loss per row.
 REFUSED = 1e6
@@ -27,24 +28,24 @@ def all_parameters(head: Any) -> list[torch.nn.Parameter]:
 
 def minimise_evidence(
     head: Any, data: Dataset, training: Any, rows: int, generator: torch.Generator, trace: Trace,
-    parameters: list[torch.nn.Parameter],
+    parameters: list[torch.nn.Parameter], *, precision: float = 1e-10,
 ) -> None:  # fmt: skip
-    """L-BFGS on some of a head's parameters."""
+    """L-BFGS on some of a head's parameters, until a step gains less than `precision` of the loss."""
     if rows < len(data.train):
         data = data.keep(torch.randperm(len(data.train), generator=generator)[:rows].sort().values)
-    start = _read([p.detach() for p in parameters])
+    start = read(parameters)
     best = _Objective(head, data, parameters, trace, "")
     for run in range(1 + training.restarts):
-        _write(parameters, start)
+        write(parameters, start)
         if run:
             _perturb(parameters, generator)
         objective = _Objective(head, data, parameters, trace, f"restart {run}" if run else "lbfgs")
-        message, success = objective.minimise(training)
+        message, success = objective.minimise(training, precision)
         if objective.best_loss < best.best_loss:
             best, trace.converged, trace.message = objective, success, message
     if best.best is None:
         raise SolverError("the system was not positive definite at any step; raise the noise or use float64 data")
-    _write(parameters, best.best)
+    write(parameters, torch.from_numpy(best.best))
     head.zero_grad()
 
 
@@ -56,7 +57,7 @@ class _Objective:
         self.best: np.ndarray | None = None
         self.best_loss, self.refused = float("inf"), 0
 
-    def minimise(self, training: Any) -> tuple[str, bool]:
+    def minimise(self, training: Any, precision: float) -> tuple[str, bool]:
         steps = training.steps or 200
         with tqdm(total=steps, desc=f"fit ({self.stage})", disable=not training.progress, leave=False) as bar:
 
@@ -64,8 +65,8 @@ class _Objective:
                 bar.update()
                 bar.set_postfix(loss=f"{self.best_loss:.5f}")
 
-            options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-10, "gtol": 1e-6}
-            first = _read([p.detach() for p in self.parameters])
+            options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": precision, "gtol": 1e-6}
+            first = read(self.parameters).numpy()
             bounds = [(self._floor(p), None) for p in self.parameters for _ in range(p.numel())]
             result = minimize(self, first, jac=True, method="L-BFGS-B", callback=step, options=options, bounds=bounds)
         if self.refused:
@@ -79,7 +80,7 @@ class _Objective:
         return self.head.raw_noise_floor if parameter is self.head.raw_noise else None
 
     def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
-        _write(self.parameters, flat)
+        write(self.parameters, torch.from_numpy(flat))
         self.head.zero_grad()
         try:
             loss = -(self.head.log_evidence(self.data) + self.head.log_prior()) / len(self.data.train)
@@ -92,8 +93,7 @@ class _Objective:
         self.trace.add(self.stage, loss.item())
         if loss.item() < self.best_loss:
             self.best, self.best_loss = flat.copy(), loss.item()
-        gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        return loss.item(), _read(gradient)
+        return loss.item(), read_gradient(self.parameters).numpy()
 
 
 def _perturb(parameters: list[torch.nn.Parameter], generator: torch.Generator) -> None:
@@ -102,19 +102,6 @@ def _perturb(parameters: list[torch.nn.Parameter], generator: torch.Generator) -
         for parameter in parameters:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(noise.to(parameter))
-
-
-def _read(tensors: list) -> np.ndarray:
-    return np.concatenate([t.detach().double().cpu().numpy().ravel() for t in tensors])
-
-
-def _write(parameters: list, flat: np.ndarray) -> None:
-    place = 0
-    with torch.no_grad():
-        for parameter in parameters:
-            piece = torch.from_numpy(flat[place : place + parameter.numel()].copy())
-            parameter.copy_(piece.reshape(parameter.shape))
-            place += parameter.numel()
 
 
 __all__ = ["all_parameters", "lbfgs", "minimise_evidence"]
