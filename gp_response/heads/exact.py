@@ -15,7 +15,7 @@ from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
 from gp_response.kernels.parameters import positive
 from gp_response.linalg.evidence import gaussian_log_evidence
-from gp_response.solvers import Cholesky
+from gp_response.solvers import default_solver
 
 
 class Exact(nn.Module):
@@ -24,7 +24,8 @@ class Exact(nn.Module):
     Args:
         kernel: any `gp_response.kernels.Kernel`, with features (`.on(...)`) or without, or any gpytorch kernel.
         noise: observation noise variance σ² (not its root), in the units of `data.train.y` squared; trained by `fit`.
-        solver: a solver object such as `Cholesky()`; None takes `Cholesky()`. What was used is `posterior.solver`.
+        solver: a solver object such as `Cholesky()` or `CG()`; None takes `Cholesky()` up to 16,000 rows and `CG()` beyond.
+            What was used is `posterior.solver`.
         mean: constant prior mean, not trained.
         beta: inverse temperature of `p₀(f) exp(-β Σ ρ_i ℓ_i)`; 1 is the ordinary posterior.
 
@@ -54,7 +55,7 @@ class Exact(nn.Module):
             if not 0.0 < float(value) < float("inf"):
                 raise InputError(f"Exact({name}={value!r}): expected a positive finite number")
         self.kernel, self.prior_mean, self.beta = kernel, float(mean), float(beta)
-        self.solver = Cholesky() if solver is None else solver
+        self.solver = solver
         self.noise_constraint = positive()
         start = torch.tensor(float(noise), dtype=torch.float64)
         self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start))
@@ -85,7 +86,7 @@ class Exact(nn.Module):
             noise=self.noise.detach().to(data.train.x.device),
             mean=self.prior_mean,
             beta=self.beta,
-            solver=self.solver,
+            solver=self.solver or default_solver(len(data.train), data.train.x.device),
         )
 
     def log_evidence(self, data: Dataset) -> Tensor:

@@ -138,7 +138,7 @@ class StochasticEvidence:
                 self.head.kernel, self.x, white.scale.detach(), white.shift.detach(), keep=self.effort.keep
             )
             if self.pivots is None:
-                rank = CG(rank=self.effort.rank).rank_for(self.n)
+                rank = CG(rank=self.effort.rank).ranks_for(self.n)[0]
                 self.pivots = randomly_pivoted(system, rank, generator=self.generator).pivots
             self._made = key, system, nystrom(system, self.pivots)
         return self._made[1:]
@@ -147,9 +147,7 @@ class StochasticEvidence:
         return white.scale.detach() * (self.data.train.y.double() - self.head.prior_mean)
 
     @torch.no_grad()
-    def _solve(
-        self, white: Whitening, system: System, preconditioner: Preconditioner
-    ) -> tuple[Tensor, int, bool]:
+    def _solve(self, white: Whitening, system: System, preconditioner: Preconditioner) -> tuple[Tensor, int, bool]:
         """`B⁻¹ [y, ξ]` from where the last call ended, its iterations, and whether every column met the tolerance."""
         rhs = torch.cat([self._target(white)[:, None], preconditioner.unwhiten(self.probes)], dim=1)
         goal, dtype = self.effort.tolerance * rhs.norm(dim=0), self._dtype(system)

@@ -9,13 +9,22 @@ MATRICES = 1.15  # the matrix that becomes its factor, and what passes by
 
 def require_memory_for_factor(n: int, dtype: torch.dtype, device: torch.device) -> None:
     """Raise SolverError when a dense n x n matrix and its Cholesky factor do not fit into the memory that is free."""
-    need = MATRICES * n * n * torch.finfo(dtype).bits / 8
-    have = free_bytes(device)
+    need, have = _need(n, dtype), free_bytes(device)
     if have is not None and need > have:
         raise SolverError(
             f"a Cholesky factor of {n} rows needs {need / 2**30:.1f} GiB and {have / 2**30:.1f} GiB are free; "
-            "use fewer rows or float32"
+            "use solver=CG(), fewer rows or float32"
         )
+
+
+def fits_factor(n: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a dense n x n factor fits into the memory that is free."""
+    have = free_bytes(device)
+    return have is None or _need(n, dtype) <= have
+
+
+def _need(n: int, dtype: torch.dtype) -> float:
+    return MATRICES * n * n * torch.finfo(dtype).bits / 8
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -30,4 +39,4 @@ def free_bytes(device: torch.device) -> int | None:
     return int(found.split()[1]) * 1024
 
 
-__all__ = ["free_bytes", "require_memory_for_factor"]
+__all__ = ["fits_factor", "free_bytes", "require_memory_for_factor"]

@@ -21,6 +21,7 @@ from gp_response.linalg.system import System
 ASIDE = 0.7  # an iterate is set aside when its estimated residual is below this fraction of the tolerance
 ROUNDED = 0.05  # share of the tolerance that the rounding of a plain residual may take
 GAIN = 0.3  # a cycle that leaves more than this fraction of a residual is not worth repeating
+SCATTER = 1.5  # for the largest of many scattered entries; `System.rounding` itself has room for several sigmas
 ROOM = 2.0  # an aim counts as met within this factor: it was aimed at with estimates
 
 Inner = Callable[[Tensor, Goal], Cycle]
@@ -63,6 +64,15 @@ class Sharpness:
     rest: Callable[[Tensor], Tensor]
     spread: float
 
+    @staticmethod
+    def scattered(rounding: Tensor, n: int) -> Tensor:
+        """What rounding of norm `rounding` (t,) adds to the bound of the rest.
+
+        Its entries w_j are taken as independent of one another: Σ_j (B⁻¹)_ij w_j is then as a rule (B⁻²)_ii^½ times one of
+        them, not their norm.
+        """
+        return SCATTER * rounding / n**0.5
+
     def enough(self, out: Refined, at: Tensor) -> Tensor:
         known = (out.better[:, at] - out.value[:, at]).norm(dim=0)
         allowed = ROOM * self.spread * known if self.spread != float("inf") else torch.full_like(known, float("inf"))
@@ -98,7 +108,7 @@ def refined(
         out.iterations += cycle.iterations
         out.cycles.append(names[0])
         out.history += cycle.history
-        _take(out, system, rhs, cycle, at, target)
+        _take(out, system, rhs, cycle, sharpness, at, target)
         if not bool((out.left[:, at].norm(dim=0) <= GAIN * before).any()):
             names.pop(0)
     return out
@@ -114,7 +124,9 @@ def _cycle(out: Refined, solve: Inner, sharpness: Sharpness, at: Tensor, target:
     return cycle
 
 
-def _take(out: Refined, system: System, rhs: Tensor, cycle: Cycle, at: Tensor, target: Tensor) -> None:
+def _take(
+    out: Refined, system: System, rhs: Tensor, cycle: Cycle, sharpness: Sharpness, at: Tensor, target: Tensor
+) -> None:
     """Measure a cycle's iterates and keep what they improve."""
     start, b, good, met = out.better[:, at], rhs[:, at], target[at], out.met[at]
     last, aside = start + cycle.value, start + cycle.aside
@@ -122,7 +134,9 @@ def _take(out: Refined, system: System, rhs: Tensor, cycle: Cycle, at: Tensor, t
     iterates = torch.cat([last, aside[:, new]], dim=1)
     # Sums in twice the precision cost several times as much; they are taken where plain ones say too little.
     rounding = system.rounding(last)
+    known = torch.where(cycle.met, (last - aside).norm(dim=0), float("inf"))
     extended = bool((rounding > ROUNDED * good).any())
+    extended |= bool((sharpness.scattered(rounding, system.n) > sharpness.spread * known).any())
     both = system.residual(torch.cat([b, b[:, new]], dim=1), iterates, extended=extended)
     rounding = system.rounding(last, extended=True) if extended else rounding
     left, left_aside = both[:, : len(at)], torch.full_like(last, float("inf"))

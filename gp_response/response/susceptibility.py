@@ -68,7 +68,7 @@ class FirstOrder:
     def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation):
         self.posterior, self.observable, self.perturbation = posterior, observable, perturbation
         self.points = posterior.points(observable.points)
-        self.energy: Energy = perturbation.energy(posterior.data, posterior.noise)
+        self.energy: Energy = perturbation.energy(posterior.data.to(dtype=torch.float64), posterior.noise)
         self.ground = stand(posterior, self.energy)
         self.like = posterior.residuals.value  # what probes compute in; the result is rounded to the data's precision
         self.count = count_observables(observable)

@@ -196,10 +196,8 @@ class FactoredCG:
         known = (found.better - found.value).abs()
         if not self.preconditioner.below:
             return known + (found.left.norm(dim=0) + found.rounding) / floor
-        # Rounding points nowhere in particular: its wᵀB⁻¹w is ‖w‖² times the mean eigenvalue of B⁻¹.
-        mean = self._leverage.norm() / self.system.n**0.5
-        rest = self.preconditioner.whiten(found.left).norm(dim=0) * (1.0 + MARGIN) + found.rounding * mean
-        return known + self._leverage * rest
+        rest = self.preconditioner.whiten(found.left).norm(dim=0) * (1.0 + MARGIN)
+        return known + self._leverage * (rest + self._sharpness.scattered(found.rounding, self.system.n))
 
 
 def _joined(parts: list[Solution]) -> Solution:
