@@ -18,6 +18,7 @@ from gp_response.kernels import (
     RationalQuadratic,
     Scale,
 )
+from gp_response.kernels.symmetric import SymmetricBlocks
 
 ARD = [0.5, 1.0, 2.0]
 KERNELS = {
@@ -46,3 +47,21 @@ SMOOTH = ["RBF ard", "Matern32", "Matern52", "RationalQuadratic", "Periodic", "A
 
 def points(n: int, dim: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def awkward(n, dtype=torch.float64, far=0.0, spread=1.0):
+    """Equal points, and points 1e-9, 1e-5 and 1e-2 apart, at both ends of the set."""
+    x = spread * points(n)
+    for k, gap in enumerate((0.0, 1e-9, 1e-5, 1e-2)):
+        x[k] = x[n - 1 - k] + gap
+    return (x + far).to(dtype)
+
+
+def exact(kernel, x, y=None):
+    with torch.no_grad():
+        return kernel.matrix(x.double(), None if y is None else y.double())
+
+
+def entries(kernel, x, dtype):
+    """The whole matrix as the fast path evaluates it."""
+    return SymmetricBlocks(kernel, x, dtype=dtype, block=97).product(torch.eye(len(x), dtype=dtype)).double()

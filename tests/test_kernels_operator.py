@@ -118,3 +118,28 @@ def test_keops_refuses_gpytorchs_own_kernels():
     pytest.importorskip("pykeops")
     with pytest.raises(InputError, match="RQKernel has no KeOps formula"):
         KERNELS["Foreign"]().operator(points(4), backend="keops") @ points(4)
+
+
+@pytest.mark.parametrize(("n", "backend"), [(100, "dense"), (600, "blocked")])
+def test_auto_says_what_it_chose_and_why(n, backend):
+    operator = RBF().operator(points(n))
+    assert operator.backend == "auto"
+    assert operator.choice.backend == backend
+    assert f"backend='{backend}': {n} x {n} entries" in repr(operator)
+    assert "D = 3, float64 on cpu" in repr(operator)
+    assert torch.allclose(operator @ points(n, 1), RBF().matrix(points(n)) @ points(n, 1), rtol=1e-11, atol=1e-11)
+
+
+def test_auto_leaves_batches_and_other_dtypes_to_the_dense_backend():
+    assert RBF().operator(torch.stack([points(600)] * 2)).choice.backend == "dense"
+    assert RBF(batch_shape=[2]).operator(points(600)).choice.backend == "dense"
+    assert "dtype" in RBF().operator(points(600).half()).choice.reason
+    assert RBF().operator(points(600), backend="blocked").choice == ("blocked", "as asked")
+    with pytest.raises(InputError, match="did you mean 'blocked'"):
+        RBF().operator(points(4), backend="block")
+
+
+@pytest.mark.parametrize("backend", ["auto", "blocked"])
+def test_batches_are_multiplied_all_the_same(backend):
+    kernel, x, v = RBF(batch_shape=[2], lengthscale=[[[0.5]], [[1.0]]]), points(9), points(9, 1, 2)
+    assert torch.allclose(kernel.operator(x, backend=backend) @ v, kernel.matrix(x) @ v)
