@@ -43,11 +43,11 @@ class QuasiNewton:
             [torch.full((p.numel(),), x).double() for p, x in zip(self.parameters, lows, strict=True)]
         )
 
-    def run(self, loss: float, *, steps: int, progress: bool = False) -> None:
-        """At most so many gradients, from `loss`. The loss at each is the integral of the gradient (trapezoidal rule)."""
+    def run(self, *, steps: int, progress: bool = False) -> None:
+        """At most so many gradients."""
         with tqdm(total=steps, desc="fit (all rows)", disable=not progress, leave=False) as bar:
             at, shrink = read(self.parameters), 1.0
-            gradient = self._gradient(at, loss, bar, measure=True)
+            loss, gradient = self._evaluated(at, bar, measure=True)
             self.trace.converged, self.trace.message = False, f"{steps} steps"
             for _ in range(steps - 1):
                 move = shrink * self._step(at, gradient)
@@ -58,28 +58,27 @@ class QuasiNewton:
                         f"{gain:.2g} of log evidence to be gained by a step",
                     )
                     break
-                new = self._gradient(at + move, loss, bar)
+                new_loss, new = self._evaluated(at + move, bar)
                 self._learn(move, new - gradient)
-                change = 0.5 * float((gradient + new).dot(move))
-                if change > 0.0:
+                # Loss and gradient have the same probes but not the same error: near the end they may disagree.
+                if new_loss > loss and float((gradient + new).dot(move)) > 0.0:
                     shrink *= SHRINK
                     continue
-                at, gradient, loss, shrink = at + move, new, loss + change, 1.0
-                self.trace.steps[-1]["loss"] = loss
+                at, gradient, loss, shrink = at + move, new, new_loss, 1.0
         write(self.parameters, at)
 
-    def _gradient(self, at: Tensor, loss: float, bar: tqdm, *, measure: bool = False) -> Tensor:
+    def _evaluated(self, at: Tensor, bar: tqdm, *, measure: bool = False) -> tuple[float, Tensor]:
         write(self.parameters, at)
         self.head.zero_grad()
         started = time.perf_counter()
         work = self.evidence.backward(measure=measure)
-        self.trace.add("all rows", loss, seconds=time.perf_counter() - started, **work.facts())
+        self.trace.add("all rows", work.loss, seconds=time.perf_counter() - started, **work.facts())
         bar.update()
-        bar.set_postfix(loss=f"{loss:.5f}", iterations=work.iterations)
+        bar.set_postfix(loss=f"{work.loss:.5f}", products=work.products)
         found = read_gradient(self.parameters)
         if not bool(torch.isfinite(found).all()):
             raise SolverError("the gradient of the log evidence is not finite; raise the noise or use float64 data")
-        return found
+        return work.loss, found
 
     def _step(self, at: Tensor, gradient: Tensor) -> Tensor:
         free = (at > self.floor) | (gradient < 0)  # noise at its floor stays there unless it wants to rise

@@ -36,11 +36,11 @@ class Training:
             stochastic for kernels without trained features on more than 3,000 and at most 50,000 rows, where neither
             `rows` nor the optimiser is given. At 12,000 rows on two cores it takes a minute or two, where exact
             gradients of all rows take an hour.
-        steps: most steps; None: 200 for L-BFGS, 300 for Adam, 30 on all rows by probes (about ten are typical).
+        steps: most steps; None: 200 for L-BFGS, 300 for Adam, 30 (60 for Adam) on all rows by probes.
         rows: rows in the evidence of one step. None: all rows up to 3,000; beyond that and where the estimator is
             "cholesky", a random subset of 2,000 for L-BFGS, and minibatches of 1,024 for Adam on trained features.
-        probes: random vectors of the stochastic estimator. With 16 the hyperparameters are off by less than half of
-            what the data leave uncertain about them.
+        probes: random vectors of the stochastic estimator. With t of them the hyperparameters are off by 1/√t of what
+            the data leave uncertain about them.
         restarts: further L-BFGS runs from random starting values; the best evidence wins.
         least_noise: the noise variance is not trained below this fraction of the targets' variance (or below where it
             starts): without noise in the data the evidence grows until the system is numerically singular.
@@ -58,7 +58,7 @@ class Training:
     estimator: str | None = None
     steps: int | None = None
     rows: int | None = None
-    probes: int = 16
+    probes: int = 8
     restarts: int = 0
     least_noise: float = 1e-6
     learning_rate: float = 0.05
