@@ -49,9 +49,9 @@ def points(n: int, dim: int = 3, seed: int = 0, dtype: torch.dtype = torch.float
     return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def awkward(n, dtype=torch.float64, far=0.0, spread=1.0):
+def awkward(n, dtype=torch.float64, far=0.0, spread=1.0, dim=3):
     """Equal points, and points 1e-9, 1e-5 and 1e-2 apart, at both ends of the set."""
-    x = spread * points(n)
+    x = spread * points(n, dim)
     for k, gap in enumerate((0.0, 1e-9, 1e-5, 1e-2)):
         x[k] = x[n - 1 - k] + gap
     return (x + far).to(dtype)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from kernel_cases import ARD, awkward, entries, exact, points
@@ -67,7 +68,7 @@ def test_the_diagonal_is_exactly_that_of_distance_0():
 
 def test_the_precision_follows_from_the_profile_and_the_spread():
     def mode(kernel, spread, dtype):
-        return SymmetricBlocks(kernel, spread * points(200), dtype=dtype)._blocks.distances.mode
+        return SymmetricBlocks(kernel, spread * points(200), dtype=dtype).mode
 
     assert mode(RBF(), 0.5, torch.float32) == mode(Cauchy(), 0.5, torch.float32) == "product"
     assert mode(RBF(), 10.0, torch.float32) == mode(Matern12(), 0.5, torch.float32) == "double"
@@ -84,10 +85,27 @@ def test_how_near_is_too_near_is_read_off_the_profile():
     assert too_near(lambda r2: r2 * float("nan"), 1e-10, 1e-7) == float("inf")
 
 
-def test_exact_blocks_are_those_of_the_matrix():
-    kernel, x, v = Matern12(lengthscale=ARD), awkward(500, far=1e5), points(500, 2, 1)
-    product = SymmetricBlocks(kernel, x, exact=True, block=64).product(v)
-    assert torch.allclose(product, exact(kernel, x) @ v, rtol=1e-13, atol=1e-13)
+LONG = {
+    "RBF": lambda r2: np.exp(-r2 / 2),
+    "Matern12": lambda r2: np.exp(-np.sqrt(r2)),
+    "Matern32": lambda r2: (1 + np.sqrt(3 * r2)) * np.exp(-np.sqrt(3 * r2)),
+}
+
+
+@pytest.mark.parametrize("place", [(0.0, 1.0), (1e4, 1.0), (0.0, 1e3), (1e8, 1e4), (1.0, 0.01)], ids=str)
+@pytest.mark.parametrize("name", LONG)
+def test_exact_blocks_are_right_to_the_last_bits(name, place):
+    """Against differences in extended precision, where x86 has it."""
+    far, spread = place
+    kernel = {"RBF": RBF, "Matern12": Matern12, "Matern32": Matern32}[name]()
+    for dim in (1, 3, 20):
+        x = awkward(200, far=far, spread=spread, dim=dim)
+        long = x.numpy().astype(np.longdouble)
+        expected = LONG[name](((long[:, None] - long[None]) ** 2).sum(-1))
+        blocks = SymmetricBlocks(kernel, x, exact=True, block=97)
+        assert blocks.mode == "split"
+        got = blocks.product(torch.eye(200, dtype=x.dtype)).numpy()
+        assert float(np.abs(got - expected).max()) <= 4 * np.finfo(np.float64).eps
 
 
 def test_a_formula_far_from_the_origin_is_not_rounded_before_its_differences():
@@ -104,7 +122,7 @@ def test_coarse_matrix_products_of_the_caller_do_not_reach_the_distances():
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        blocks = SymmetricBlocks(kernel, x, dtype=torch.float32)._blocks.distances
+        blocks = SymmetricBlocks(kernel, x, dtype=torch.float32)
     finally:
         torch.set_float32_matmul_precision(before)
     assert blocks.mode == "double"

@@ -165,7 +165,7 @@ class Kernel(Parametrised):
         """`block` with gradients, where `Blocks.given` has computed part of it already; None: nothing."""
         return self.block(x, y)
 
-    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
         """Blocks between coordinates without gradients, as fast as this kernel can; take them from `blocks_of`."""
         return Blocks(self, x, y, dtype)
 

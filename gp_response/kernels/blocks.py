@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -32,6 +31,7 @@ class Blocks:
     """
 
     factor: float = 1.0
+    mode = "own"
 
     def __init__(self, kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype) -> None:
         self.kernel, self.dtype, self.cx, self.cy = kernel, dtype, cx, cy
@@ -53,7 +53,7 @@ class Blocks:
 class DistanceBlocks(Blocks):
     """Blocks of a profile of the squared distance."""
 
-    def __init__(self, kernel: Any, x: Tensor, y: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, kernel: Any, x: Tensor, y: Tensor, dtype: torch.dtype, exact: bool = False) -> None:
         self.factor = _factor(kernel)
         self.profile = kernel.profile
         self.multiple: float = 1.0
@@ -63,7 +63,8 @@ class DistanceBlocks(Blocks):
         self._in_place_slope = (
             kernel.in_place_slope() if follows(kernel, "in_place_slope", "in_place", "profile") else None
         )
-        self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile)
+        self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile, exact=exact)
+        self.mode = self.distances.mode
         self._points, self._work, self._other = (x, y, dtype), Buffer(dtype, x.device), Buffer(dtype, x.device)
         self._for_slopes: Distances | None = None
 
@@ -110,6 +111,7 @@ class JoinedBlocks(Blocks):
         self, kernel: Any, parts: list[Blocks], join: Callable[[list[Tensor], list[float]], tuple[Tensor, float]]
     ) -> None:
         self.parts, self.join = parts, join
+        self.mode = parts[0].mode if len(parts) == 1 else "mixed"
         self.scale = self.factor = _factor(kernel)
 
     def __call__(self, rows: slice, columns: slice) -> Tensor:
@@ -139,14 +141,17 @@ def follows(kernel: Any, method: str, *sources: str) -> bool:
     return first[0] <= min(first[1:])
 
 
-def blocks_of(kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype) -> Blocks:
+def blocks_of(kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype, *, exact: bool = False) -> Blocks:
     """The fastest blocks of a kernel without batches between coordinates (y is x when they are the same object).
 
-    Entries are right to ENTRY_ERROR of the dtype, relative to the largest entry. Make them and call them where the
+    Entries are right to ENTRY_ERROR of the dtype, relative to the largest entry; with `exact`, to what the rounding of
+    the coordinates leaves. Make them and call them where the
     kernel's tensors are in that dtype.
     """
     quick = dtype in ENTRY_ERROR and follows(kernel, "fast_blocks", "block", "scaled")
-    return (kernel.fast_blocks if quick else partial(Blocks, kernel))(cx, cy, dtype)
+    if quick and not (exact and dtype != torch.float64):
+        return kernel.fast_blocks(cx, cy, dtype, exact)
+    return Blocks(kernel, cx, cy, dtype)
 
 
 def side(kernel: Any, points: Coordinates) -> int:

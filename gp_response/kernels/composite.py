@@ -49,8 +49,8 @@ class CompositeKernel(Kernel):
             return self.block(x, y)
         return self.scaled(self.join([k.block_given(*of) for k, *of in zip(self.parts, x, y, given, strict=True)]))
 
-    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
-        parts = [blocks_of(k, u, v, dtype) for k, u, v in zip(self.parts, x, y, strict=True)]
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
+        parts = [blocks_of(k, u, v, dtype, exact=exact) for k, u, v in zip(self.parts, x, y, strict=True)]
         in_place = follows(self, "join_blocks", "join")
         return JoinedBlocks(self, parts, self.join_blocks if in_place else self._joined_blocks)
 

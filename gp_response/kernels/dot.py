@@ -23,7 +23,7 @@ class DotKernel(Kernel):
     def block(self, x: Coordinates, y: Coordinates) -> Tensor:
         return self.scaled(self.profile(x @ y.mT))
 
-    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
         return DotBlocks(self, x, y, dtype)
 
     def width(self, x: Coordinates) -> int:

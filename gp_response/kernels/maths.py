@@ -26,20 +26,20 @@ def with_slope(value: Callable[[Any], Any], slope: Callable[[Any], Any], r2: Any
 
 
 def with_values(r2: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    """`value`, differentiated once as a function of r2 that has this slope."""
+    """`value`, differentiated once as a function of r2 that has this slope, which is overwritten then."""
     return _WithValues.apply(r2, value, slope)
 
 
 class _WithValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, r2: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.slope = slope  # not saved: the buffer may change once the gradient has been taken
+        ctx.slope = slope  # a buffer, not saved: once the gradient has been taken it is free to change
         return value.view_as(value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad * ctx.slope, None, None
+        return ctx.slope.mul_(grad), None, None
 
 
 class _WithSlope(torch.autograd.Function):

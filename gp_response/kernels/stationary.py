@@ -51,8 +51,8 @@ class StationaryKernel(Kernel):
         r2 = squared_distance(x, y, given[0])  # where value and slope are given, that of r2 is not looked at
         return self.scaled(self.profile(r2) if len(given) == 1 else with_values(r2, *given))
 
-    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype) -> Blocks:
-        return DistanceBlocks(self, x, y, dtype)
+    def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
+        return DistanceBlocks(self, x, y, dtype, exact)
 
     def width(self, x: Coordinates) -> int:
         return 1

@@ -20,10 +20,12 @@ class Sum(CompositeKernel, operation="+"):
         return reduce(add, values)
 
     def join_blocks(self, blocks: list[Tensor], factors: list[float]) -> tuple[Tensor, float]:
-        first, total = factors[0] or 1.0, blocks[0]
-        for block, factor in zip(blocks[1:], factors[1:], strict=True):
-            total.add_(block, alpha=factor / first)
-        return total, first
+        largest = max(range(len(factors)), key=lambda i: factors[i])
+        total = blocks[largest]
+        for i, (block, factor) in enumerate(zip(blocks, factors, strict=True)):
+            if i != largest:
+                total.add_(block, alpha=factor / factors[largest])
+        return total, factors[largest]
 
 
 def _terms(kernels: tuple[gpytorch.kernels.Kernel, ...]) -> list[gpytorch.kernels.Kernel]:

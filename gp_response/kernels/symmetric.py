@@ -51,8 +51,13 @@ class SymmetricBlocks:
             x = x.to(torch.promote_types(x.dtype, dtype))
             points = call_in_dtype_of(x, kernel, _coordinates, x)
             self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
-            self._blocks: Blocks = call_with(kernel, self._state, Blocks if exact else blocks_of, points, points, dtype)
+            self._blocks: Blocks = call_with(kernel, self._state, _blocks, points, dtype, exact)
         self._tiles = list(tiles(points, points, block or side(kernel, points)))
+
+    @property
+    def mode(self) -> str:
+        """How distances are had, see `Distances`; "mixed" for kernels of parts, "own" for those with other blocks."""
+        return self._blocks.mode
 
     def product(self, v: Tensor) -> Tensor:
         """K @ v for v (n, t), in `dtype`."""
@@ -77,6 +82,10 @@ class SymmetricBlocks:
             self._store.append(k.clone())
             self.kept += size
         return k
+
+
+def _blocks(kernel: Any, points: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
+    return blocks_of(kernel, points, points, dtype, exact=exact)
 
 
 def _coordinates(kernel: Any, x: Tensor) -> Coordinates:
