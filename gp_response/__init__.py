@@ -31,6 +31,7 @@ from gp_response.kernels import (
 from gp_response.posterior import Posterior
 from gp_response.response import (
     Energy,
+    LeaveOneOut,
     Marginals,
     Observable,
     Perturbation,
@@ -42,6 +43,7 @@ from gp_response.response import (
     delete,
     finite_response,
     insert,
+    leave_one_out,
     loss,
     predict,
     refit_response,
@@ -71,6 +73,7 @@ __all__ = [
     "Identity",
     "InputError",
     "Kernel",
+    "LeaveOneOut",
     "Linear",
     "Marginals",
     "Matern12",
@@ -104,6 +107,7 @@ __all__ = [
     "finite_response",
     "insert",
     "kernels",
+    "leave_one_out",
     "load",
     "loss",
     "predict",

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
+from gp_response.linalg.inverse_diagonal import Enclosure
 
 
 class Certified(NamedTuple):
@@ -110,6 +111,22 @@ class Posterior(ABC):
             error.append(block.error.diagonal().clone())
             converged.append(probe.converged)
         return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
+
+    def looseness(
+        self, *, probes: int = 32, rows: Tensor | None = None, seed: int = 0, progress: bool = False
+    ) -> Enclosure:
+        """`1 - S_ii/D_i` of every training row, (n,), with `D_i = σ²/(β ρ_i)`: one minus its leverage, by which dividing
+        its residual leaves it out. One for rows of weight zero.
+
+        Args:
+            probes, seed: of the random estimate, where a head encloses what it cannot have exactly.
+            rows: (k,) rows to be solved for in that case.
+        """
+        every = torch.arange(len(self.data.train), device=self.data.train.x.device)
+        own, converged = self.own_variance(every, progress=progress)
+        precision = self.beta * self.data.train.weights.double() / self.noise
+        value, error = 1.0 - own.value * precision, own.error * precision
+        return Enclosure(value, (value - error).clamp_min(0.0), value + error, torch.zeros_like(value), converged)
 
     def _step(self) -> int:
         """Points looked from at a time, so that their solves fit a quarter of the free memory."""

@@ -2,6 +2,7 @@
 
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.finite import finite_response
+from gp_response.response.leave_one_out import LeaveOneOut, leave_one_out
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.observables import (
     Average,
@@ -30,6 +31,7 @@ __all__ = [
     "Delete",
     "Energy",
     "Insert",
+    "LeaveOneOut",
     "Loss",
     "Marginals",
     "Modes",
@@ -48,6 +50,7 @@ __all__ = [
     "expectation",
     "finite_response",
     "insert",
+    "leave_one_out",
     "loss",
     "predict",
     "refit_response",

@@ -2,12 +2,13 @@
 
 from gp_response.testing.kernels import check_kernel
 from gp_response.testing.posteriors import check_head, check_posterior, example_data
-from gp_response.testing.responses import check_observable, check_perturbation, example_head
+from gp_response.testing.responses import check_leave_one_out, check_observable, check_perturbation, example_head
 from gp_response.testing.solvers import check_solver
 
 __all__ = [
     "check_head",
     "check_kernel",
+    "check_leave_one_out",
     "check_observable",
     "check_perturbation",
     "check_posterior",

@@ -13,7 +13,9 @@ from gp_response.response import (
     Marginals,
     Observable,
     Perturbation,
+    delete,
     finite_response,
+    leave_one_out,
     loss,
     refit_response,
     susceptibility,
@@ -124,6 +126,69 @@ def check_perturbation(
     return gaps
 
 
+def check_leave_one_out(
+    head: Any = None, *, data: Dataset | None = None, rows: Tensor | None = None, tolerance: float = 1e-9
+) -> None:
+    """Leave-one-out = refit without the row = exact finite response of its deletion, within the bounds it claims.
+
+    Args:
+        head: with `noise`, `beta`, `condition(data)`; None takes a small Matérn-5/2 head.
+        data: None takes example rows.
+        rows: (k,) rows checked by refits; None takes all of them.
+        tolerance: relative, beside the claimed bounds.
+    """
+    data = example_data() if data is None else data
+    head = example_head(data.dim) if head is None else head
+    posterior, train = head.condition(data), data.train
+    left_out = leave_one_out(posterior)
+    rows = torch.arange(len(train), device=train.x.device) if rows is None else rows
+    noise = head.noise.detach().double() / head.beta
+    for row in rows.tolist():
+        others = torch.arange(len(train), device=train.x.device) != row
+        probe = head.condition(data.keep(others)).probe(train.x[row : row + 1])
+        y, free = train.y[row].double(), noise / (train.weights[row].double() if float(train.weights[row]) > 0 else 1.0)
+        truth = _left_out(y, free, *probe.mean, *probe.variance)
+        for name, (expected, own) in truth.items():
+            got, bound = (getattr(left_out, part)[row : row + 1].double() for part in (name, f"{name}_error"))
+            # A refit is no truth beyond its own bound.
+            slack = (got - expected).abs() - bound - own
+            assert_close(
+                f"leave-one-out {name} = refit without row {row}, within their bounds", slack.clamp_min(0.0),
+                torch.zeros_like(slack), tolerance=tolerance, scale=float(expected.abs().max().clamp_min(1.0)),
+            )  # fmt: skip
+    chosen = rows[train.weights[rows] > 0]
+    for row in chosen[:5].tolist():
+        gone = finite_response(posterior, value(train.x[row : row + 1]), delete([row]))
+        before = posterior.mean(train.x[row : row + 1])
+        slack = (before + gone.matrix[0] - left_out.mean[row]).abs() - gone.error[0] - left_out.mean_error[row]
+        assert_close(
+            f"leave-one-out = exact response to deleting row {row}", slack.clamp_min(0.0), torch.zeros_like(slack),
+            tolerance=tolerance, scale=float(train.y.abs().max()),
+        )  # fmt: skip
+
+
+def _left_out(
+    y: Tensor, noise: Tensor, mean: Tensor, mean_error: Tensor, variance: Tensor, variance_error: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What a refit says of a row, and what it may be off by."""
+
+    def density(mean: Tensor, variance: Tensor) -> Tensor:
+        return torch.distributions.Normal(mean, (variance + noise).sqrt()).log_prob(y)
+
+    ends = [
+        density(mean + s * mean_error, (variance + t * variance_error).clamp_min(0.0))
+        for s in (-1.0, 1.0)
+        for t in (-1.0, 1.0)
+    ]
+    off = torch.stack([(end - density(mean, variance)).abs() for end in ends]).amax(dim=0)
+    return {
+        "mean": (mean, mean_error),
+        "residual": (y - mean, mean_error),
+        "variance": (variance, variance_error),
+        "log_density": (density(mean, variance), off),
+    }
+
+
 def _difference(
     head: Any, data: Dataset, observable: Observable, perturbation: Perturbation, step: float = 1e-4
 ) -> Tensor:
@@ -133,4 +198,4 @@ def _difference(
     return (4.0 * one - two) / (2.0 * step) if perturbation.from_zero else (one - two) / (2.0 * step)
 
 
-__all__ = ["check_observable", "check_perturbation", "example_head"]
+__all__ = ["check_leave_one_out", "check_observable", "check_perturbation", "example_head"]
