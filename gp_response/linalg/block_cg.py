@@ -91,7 +91,8 @@ def block_cg(
         now = sigma.norm(dim=0)
         better = now < 0.9 * best
         best, since = torch.where(better, now, best), torch.where(better, 0.0, since + 1.0)
-        if found.iterations % CHECK == 0 or not bool(_live(sigma, aim, since).any()):
+        ended = live & ~_live(sigma, aim, since)  # seen now or never: from here on their residual stands still
+        if found.iterations % CHECK == 0 or bool(ended.any()):
             true = preconditioner.unwhiten(basis @ sigma.to(rhs)).norm(dim=0).double()
             new = (true <= goal.norm) & live & ~found.met
             found.aside[:, new] = found.value[:, new]

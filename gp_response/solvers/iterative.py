@@ -21,6 +21,8 @@ PRECONDITIONERS = ("pivoted", "nystrom", "none")
 FLOOR_FLOAT64 = 1e-11
 FLOOR_FLOAT32 = (3e-6, 1e-2, 1e-2)  # at least, at most, and in units of the perturbation by rounded entries
 SHARP = 2.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
+ONE_RUN = 0.03  # floor of single precision, in units of the tolerance, at which one run reaches a sharp bound
+WIDE = 48  # right-hand sides from which the products, not the kernel's entries, take most of the time
 LOST = 0.3  # largest perturbation of the system by float32 entries, against its smallest eigenvalue, to begin with
 
 
@@ -135,7 +137,7 @@ class FactoredCG:
     def _block(self, rhs: Tensor, guess: Tensor | None) -> Solution:
         with tqdm(desc="solve", unit=" products", disable=not self.solver.progress, leave=False) as bar:
             found = refined(
-                self.system, rhs, self._inner(bar), self._sharpness, tolerance=self.solver.tolerance, guess=guess,
+                self.system, rhs, self._inner(bar, rhs.shape[1]), self._sharpness, tolerance=self.solver.tolerance, guess=guess,
                 limit=self.solver.max_iterations,
             )  # fmt: skip
         size = rhs.norm(dim=0)
@@ -146,12 +148,12 @@ class FactoredCG:
             self._error(found), diagnostics,
         )  # fmt: skip
 
-    def _inner(self, bar: tqdm) -> dict[str, Inner]:
+    def _inner(self, bar: tqdm, columns: int) -> dict[str, Inner]:
         def watch(iteration: int, worst: float) -> None:
             bar.update()
             bar.set_postfix(residual=f"{worst:.1e}")
 
-        return {name: partial(self._cycle, name, watch) for name in self._precisions}
+        return {name: partial(self._cycle, name, watch) for name in self._precisions(columns)}
 
     def _cycle(self, precision: str, watch: Callable[[int, float], None], rhs: Tensor, goal: Goal) -> Cycle:
         return block_cg(
@@ -166,11 +168,19 @@ class FactoredCG:
         spread = SHARP / typical if self.solver.sharp and self.system.floor is not None else float("inf")
         return Sharpness(lambda left: self.preconditioner.whiten(left).norm(dim=0), spread)
 
-    @cached_property
-    def _precisions(self) -> list[str]:
+    def _precisions(self, columns: int) -> list[str]:
+        """Single precision where one run of it will do, or where products in double precision cost much more.
+
+        A run that ends at the floor of its precision begins again without the Krylov space it had: measured, three to
+        four times as many products as in one run of double precision.
+        """
         if self.solver.precision != "auto":
             return [self.solver.precision]
-        return ["float32", "float64"] if self._moved < LOST else ["float64"]
+        one_run = self._floor("float32") <= ONE_RUN * self.solver.tolerance
+        keeps_float64 = 4 * self.system.n**2 <= getattr(self.system, "keep", 0)
+        if self._moved < LOST and (one_run or not (keeps_float64 or columns >= WIDE)):
+            return ["float32", "float64"]
+        return ["float64"]
 
     @cached_property
     def _moved(self) -> float:
