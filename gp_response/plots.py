@@ -21,6 +21,7 @@ from gp_response.files import write_atomically
 
 COLUMN, PAGE = 3.3, 6.8
 POSITIVE, NEGATIVE, THIRD = "#0072B2", "#D55E00", "#009E73"  # Okabe-Ito: told apart by colour-blind readers and in grey
+OKABE_ITO = (POSITIVE, NEGATIVE, THIRD, "#CC79A7", "#E69F00", "#56B4E9")
 POINT: dict[str, Any] = {"s": 9, "linewidths": 0.7}
 STYLE: dict[Any, Any] = {
     "font.size": 8.0,
@@ -185,6 +186,33 @@ def influential_rows(
     return figure
 
 
+def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, str]) -> Figure:
+    """Seconds and memory against the number of rows, one line a method, both axes logarithmic.
+
+    records: each with "method", "n", "seconds" and "memory_bytes". names: what methods are called, in their order.
+    """
+    methods = [m for m in names if any(r["method"] == m for r in records)]
+    if not methods:
+        raise InputError(f"no record of any of {', '.join(names)}; nothing to draw")
+    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True)
+    marks = "osD^vP"
+    for i, method in enumerate(methods):
+        mine = sorted((r for r in records if r["method"] == method), key=lambda r: r["n"])
+        n = [r["n"] for r in mine]
+        style: dict[str, Any] = {
+            "color": OKABE_ITO[i % len(OKABE_ITO)],
+            "marker": marks[i % len(marks)],
+            "markersize": 3.5,
+        }
+        panels[0].plot(n, [r["seconds"] for r in mine], label=names[method], **style)
+        panels[1].plot(n, [max(r["memory_bytes"], 2**20) / 2**30 for r in mine], **style)
+    for axes, label in zip(panels, ("seconds", "memory, GiB"), strict=True):
+        axes.set(xscale="log", yscale="log", xlabel="rows", ylabel=label)
+    figure.legend(loc="outside right center")
+    return figure
+
+
 def _power(largest: float) -> int:
     """The power of ten to take out of the axis: 0 where the plain numbers are short enough to read."""
     return 0 if largest == 0 or 1e-2 <= largest < 1e4 else int(np.floor(np.log10(largest)))
@@ -213,4 +241,4 @@ def save(figure: Figure, path: Path | str) -> Path:
     return write_atomically(path, buffer.getvalue())
 
 
-__all__ = ["COLUMN", "PAGE", "closed_vs_refit", "histogram_of_gaps", "influential_rows", "save"]
+__all__ = ["COLUMN", "PAGE", "closed_vs_refit", "histogram_of_gaps", "influential_rows", "save", "scaling_wall"]
