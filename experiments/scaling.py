@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,7 +61,7 @@ MODELS = {
 
 def main(
     case: str = "solve", dataset: str = "elevators", n: int = 12_000, repeats: int = 5,
-    sizes: list[int] = [0, 15, 50, 100, 200], rank: int = 500, predictions: int = 100, seed: int = 0,
+    sizes: tuple[int, ...] = (0, 15, 50, 100, 200), rank: int = 500, predictions: int = 100, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """case: "solve", "wall:METHOD:N" or "response:DATASET". sizes: gpytorch's preconditioners that are tried."""
     kind, *what = case.split(":")
@@ -147,7 +147,7 @@ def stock(problem: Problem) -> Tensor:
         return operator.solve(problem.rhs)
 
 
-def tuned(problem: Problem, sizes: list[int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def tuned(problem: Problem, sizes: Sequence[int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The fastest configuration that reaches the tolerance in every column, and all that were tried."""
     tried = []
     for size in sizes:
@@ -175,7 +175,7 @@ def scikit_learn(problem: Problem) -> Tensor:
     return torch.from_numpy(cho_solve(cho_factor(matrix, lower=True, overwrite_a=True), problem.rhs.double().numpy()))
 
 
-def compare(problem: Problem, *, repeats: int, sizes: list[int], rank: int) -> dict[str, Any]:
+def compare(problem: Problem, *, repeats: int, sizes: Sequence[int], rank: int) -> dict[str, Any]:
     """Everything in turn in one process, medians, and the ratios claimed."""
     best, tried = tuned(problem, sizes)
     ways: dict[str, Callable[[], Any]] = {
@@ -271,7 +271,8 @@ def respond(dataset: str, predictions: int, seed: int) -> dict[str, Any]:
     relative = chi.error.amax(dim=1) / chi.matrix.abs().amax(dim=1)
     n = len(data.train)
     return {
-        "case": "response", "dataset": dataset, "rows": n, "predictions": predictions, "seconds": seconds, "conditioned": conditioned,
+        "case": "response", "dataset": dataset, "rows": n, "predictions": predictions, "seconds": seconds,
+        "conditioned": conditioned,
         "relative_error_max": float(relative.max()), "converged": bool(chi.converged),
         "peak_memory_bytes": peak_memory(), "refits_seconds": conditioned * n,
         "iterations": posterior.target.iterations,

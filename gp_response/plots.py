@@ -21,7 +21,8 @@ from gp_response.files import write_atomically
 
 COLUMN, PAGE = 3.3, 6.8
 POSITIVE, NEGATIVE, THIRD = "#0072B2", "#D55E00", "#009E73"  # Okabe-Ito: told apart by colour-blind readers and in grey
-OKABE_ITO = (POSITIVE, NEGATIVE, THIRD, "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (POSITIVE, NEGATIVE, THIRD, "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = "osD^vP"
 POINT: dict[str, Any] = {"s": 9, "linewidths": 0.7}
 STYLE: dict[Any, Any] = {
     "font.size": 8.0,
@@ -90,7 +91,7 @@ def histogram_of_gaps(
 
 
 def _colours(count: int) -> list[Any]:
-    return [(POSITIVE, NEGATIVE, THIRD)[i % 3] for i in range(count)]
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _counted(name: str, array: np.ndarray) -> str | None:
@@ -194,22 +195,24 @@ def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, st
     methods = [m for m in names if any(r["method"] == m for r in records)]
     if not methods:
         raise InputError(f"no record of any of {', '.join(names)}; nothing to draw")
-    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True)
-    marks = "osD^vP"
-    for i, method in enumerate(methods):
-        mine = sorted((r for r in records if r["method"] == method), key=lambda r: r["n"])
-        n = [r["n"] for r in mine]
-        style: dict[str, Any] = {
-            "color": OKABE_ITO[i % len(OKABE_ITO)],
-            "marker": marks[i % len(marks)],
-            "markersize": 3.5,
-        }
-        panels[0].plot(n, [r["seconds"] for r in mine], label=names[method], **style)
-        panels[1].plot(n, [max(r["memory_bytes"], 2**20) / 2**30 for r in mine], **style)
-    for axes, label in zip(panels, ("seconds", "memory, GiB"), strict=True):
-        axes.set(xscale="log", yscale="log", xlabel="rows", ylabel=label)
-    figure.legend(loc="outside right center")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
+        panels = figure.subplots(1, 2)
+        for i, method in enumerate(methods):
+            mine = sorted((r for r in records if r["method"] == method), key=lambda r: r["n"])
+            n, style = (
+                [r["n"] for r in mine],
+                {"color": _colours(len(methods))[i], "marker": MARKS[i % len(MARKS)], "ms": 3.5},
+            )
+            panels[0].plot(n, [r["seconds"] for r in mine], label=names[method], **style)
+            panels[1].plot(n, [max(r["memory_bytes"], 2**20) / 2**30 for r in mine], **style)
+        for axes, label in zip(panels, ("seconds", "memory, GiB"), strict=True):
+            _log_axis(axes, "y")
+            axes.set_xscale("log", base=2)
+            sizes = sorted({r["n"] for r in records})
+            axes.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=30)
+            axes.set(xlabel="rows", ylabel=label)
+        figure.legend(loc="outside right center")
     return figure
 
 
