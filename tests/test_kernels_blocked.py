@@ -14,6 +14,7 @@ from gp_response.kernels.blocked import product
 from gp_response.kernels.blocks import blocks_of
 from gp_response.kernels.casting import call_in_dtype_of
 from gp_response.kernels.symmetric import SymmetricBlocks, symmetric_bilinear
+from gp_response.kernels.tiles import Tile, tiles
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -24,9 +25,13 @@ def agrees(got, expected, size, dtype):
     assert float((got.double() - expected).abs().max()) <= tolerance * float(size)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_products_of_one_and_two_sets_are_those_of_the_matrix(name, dtype):
+def test_products_of_one_and_two_sets_are_those_of_the_matrix(name, dtype, depth, monkeypatch):
+    """Also by stacks of blocks, as deep as a machine has cores."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: depth)
+    monkeypatch.setattr("gp_response.kernels.blocks.SIDE", 128)
     kernel, x, y = KERNELS[name](), awkward(801, dtype), points(130, seed=1, dtype=dtype)
     v, w = points(130, 3, 2, dtype), points(801, 3, 3, dtype)
     with torch.no_grad():
@@ -43,6 +48,7 @@ def test_products_of_one_and_two_sets_are_those_of_the_matrix(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_gradients_are_those_of_the_dense_backend(name, dtype, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr("gp_response.kernels.blocks.SIDE", 30)
     kernel, x, y = KERNELS[name](), points(100, dtype=dtype), points(70, seed=1, dtype=dtype)
     x[1] = x[0]
@@ -149,6 +155,24 @@ def test_nothing_depends_on_the_block_or_on_what_is_kept(n, dtype):
     assert blocks.kept == n * n * dtype.itemsize  # one block, kept whole
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 7, 64, 65, 200])
+def test_tiles_cover_every_entry_once(n, symmetric):
+    for m in {n} if symmetric else {0, 1, 5, 130}:
+        for size in (1, 16, 64, 1000):
+            for depth in (1, 2, 5):
+                covered = torch.zeros(n, m)
+                for tile in tiles(n, m, size, depth, symmetric=symmetric):
+                    blocks = covered[tile.rows, tile.columns]
+                    assert blocks.shape[1] % tile.depth == 0
+                    assert blocks.shape[0] <= size
+                    blocks += 1
+                    if symmetric:
+                        first = blocks.shape[1] // tile.depth if tile.starts_on_diagonal else 0
+                        covered[tile.columns, tile.rows][first:] += 1
+                assert torch.equal(covered, torch.ones(n, m))
+
+
 def test_columns_come_out_alone_as_they_do_together_and_in_any_order():
     kernel, x, v = RBF(lengthscale=ARD), points(801), points(801, 130, 1)
     blocks = SymmetricBlocks(kernel, x, dtype=torch.float32)
@@ -162,6 +186,7 @@ def test_columns_come_out_alone_as_they_do_together_and_in_any_order():
 THREADS = """
 import sys, torch
 from gp_response.kernels import Matern32
+from gp_response.kernels.tiles import Tile, tiles
 from gp_response.kernels.symmetric import SymmetricBlocks
 generator = torch.Generator().manual_seed(0)
 x, v = (torch.randn(1200, d, dtype=torch.float64, generator=generator) for d in (3, 4))
@@ -247,6 +272,7 @@ def test_what_symmetric_blocks_cannot_take_is_refused():
 MEMORY = """
 import resource, torch
 from gp_response.kernels import Matern32
+from gp_response.kernels.tiles import Tile, tiles
 from gp_response.kernels.symmetric import symmetric_bilinear
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -264,9 +290,10 @@ def test_memory_of_a_gradient_is_that_of_blocks():
     assert float(out.stdout.split()[-1]) < 0.1
 
 
-def test_blocks_of_two_sets_line_up():
+def test_blocks_of_a_stack_stand_side_by_side():
     kernel, x, y = Matern52(lengthscale=ARD), points(50), points(40, seed=1)
     with torch.no_grad():
         blocks = call_in_dtype_of(x, kernel, lambda k: blocks_of(k, k.coordinates(x), k.coordinates(y), x.dtype))
-        block = blocks(slice(10, 30), slice(5, 40)) * blocks.factor
-    assert torch.allclose(block, exact(kernel, x, y)[10:30, 5:40], rtol=1e-12)
+        block = blocks(Tile(slice(10, 30), slice(5, 35), 3)) * blocks.factor
+    expected = exact(kernel, x, y)[10:30, 5:35]
+    assert torch.allclose(block, torch.stack(expected.split(10, dim=1)), rtol=1e-12)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gp_response.kernels.buffers import Buffer
+from gp_response.kernels.tiles import Tile, cut, multiply
 
 ENTRY_ERROR = {torch.float32: 32.0, torch.float64: 1024.0}  # of a fast entry, relative to k(x, x), in units of eps
 EXACT_ERROR = 4.0 * torch.finfo(torch.float64).eps
@@ -62,33 +63,33 @@ class Distances:
             ENTRY_ERROR[dtype] * torch.finfo(dtype).eps,
         )
 
-    def __call__(self, rows: slice, columns: slice) -> Tensor:
-        """The block in a buffer that the next call overwrites. It may be off 0 by rounding, to either side."""
+    def __call__(self, tile: Tile) -> Tensor:
+        """The blocks in a buffer that the next call overwrites. They may be off 0 by rounding, to either side."""
         (left, right), *rest = self.products
-        n, m = len(left[rows]), right[:, columns].shape[1]
-        q = self._out(n, m)
-        wide = q if left.dtype == q.dtype else self._wide(n, m)
-        torch.mm(left[rows], right[:, columns], out=wide)
+        right = cut(right, tile)
+        shape = len(right), tile.rows.stop - tile.rows.start, right.shape[2]
+        q = self._out(*shape)
+        wide = multiply(left[tile.rows], right, q if left.dtype == q.dtype else self._wide(*shape))
         for left, right in rest:
-            wide.addmm_(left[rows], right[:, columns])
+            multiply(left[tile.rows], cut(right, tile), wide, add=True)
         if self.near:
-            self._repair(wide, self.points[0][rows], self.points[1][columns])
+            self._repair(wide, self.points[0][tile.rows], self.points[1][tile.columns].unflatten(0, (len(q), -1)))
         if wide is not q:
             q.copy_(wide)
         if self.after != 1.0:
             q.mul_(self.after)
-        if self.same and rows.start == columns.start:
-            q.fill_diagonal_(0.0)
+        if self.same and tile.starts_on_diagonal:
+            q[0].fill_diagonal_(0.0)
         return q
 
     def _repair(self, q: Tensor, x: Tensor, y: Tensor) -> None:
         """Put differences in place of what cancelled."""
-        i, j = torch.nonzero(self.sign * q <= self.near, as_tuple=True)
+        at, i, j = torch.nonzero(self.sign * q <= self.near, as_tuple=True)
         half = 0.5 * self.sign
         if len(i) > DENSE_REPAIR * q.numel():
             q.copy_(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(half))
         elif len(i):
-            q[i, j] = (x[i] - y[j]).square_().sum(1).mul_(half)
+            q[at, i, j] = (x[i] - y[at, j]).square_().sum(1).mul_(half)
 
 
 def augmented(u: Tensor, w: Tensor, dtype: torch.dtype, sign: float) -> tuple[Tensor, Tensor]:

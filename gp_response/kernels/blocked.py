@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gp_response.kernels import dense
-from gp_response.kernels.blocks import blocks_of, side, tiles
+from gp_response.kernels.blocks import blocks_of, tiles_of
 from gp_response.kernels.casting import call_with, state
 from gp_response.kernels.gradients import add_gradients
 from gp_response.kernels.points import Coordinates, batch_shape, each, leaves, length
+from gp_response.kernels.tiles import add_block
 from gp_response.linalg.transforms import inside_transform
 
 
@@ -37,19 +38,9 @@ def _multiply(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tenso
         blocks = blocks_of(kernel, cx, cy, v.dtype)
         vt = v.mT.contiguous()
         out = vt.new_zeros(len(vt), length(cx))
-        for rows, columns in tiles(cx, cy, side(kernel, cx)):
-            add_block(out, blocks(rows, columns), vt, rows, columns, mirrored=cy is cx)
+        for tile in tiles_of(kernel, cx, cy):
+            add_block(out, blocks(tile), vt, tile, mirrored=cy is cx)
         return out.mul_(blocks.factor).mT.contiguous()
-
-
-def add_block(out: Tensor, k: Tensor, v: Tensor, rows: slice, columns: slice, *, mirrored: bool) -> None:
-    """Add what a block, and its mirror image where it stands off the diagonal, contributes to out = (K vᵀ)ᵀ.
-
-    v and out are (t, n): matrix libraries are two times slower with few columns than with few rows.
-    """
-    out[:, rows].addmm_(v[:, columns], k.mT)
-    if mirrored and rows.start != columns.start:
-        out[:, columns].addmm_(v[:, rows], k)
 
 
 class _Product(torch.autograd.Function):
@@ -117,4 +108,4 @@ def _zeros(tensors: Iterable[Tensor], wanted: Iterable[bool]) -> list[Tensor | N
     return [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
 
 
-__all__ = ["add_block", "product"]
+__all__ = ["product"]

@@ -11,6 +11,7 @@ from gp_response.kernels.augmented import ENTRY_ERROR, Distances
 from gp_response.kernels.buffers import Buffer
 from gp_response.kernels.casting import call_in_dtype_of
 from gp_response.kernels.points import Coordinates, each, leaves, length, take
+from gp_response.kernels.tiles import Tile, cut, multiply, tiles
 
 SIDE = 512  # of a block on a CPU: with its work it stays in the cache of a core
 CUDA_SIDE = 4096
@@ -39,13 +40,18 @@ class Blocks:
         if not self.wide:
             self.cx, self.cy = _cast(cx, dtype), _cast(cy, dtype)
 
-    def __call__(self, rows: slice, columns: slice) -> Tensor:
-        """The block without the factor; the next call may overwrite it, and so may the caller."""
-        x, y = take(self.cx, rows), take(self.cy, columns)
+    def __call__(self, tile: Tile) -> Tensor:
+        """The blocks (depth, n, w) without the factor; the next call may overwrite them, and so may the caller."""
+        x, y = take(self.cx, tile.rows), take(self.cy, tile.columns)
         block = call_in_dtype_of(leaves(x)[0], self.kernel, _block, x, y) if self.wide else self.kernel.block(x, y)
-        return block.to(self.dtype, copy=True)
+        return (
+            block.to(self.dtype)
+            .unflatten(1, (tile.depth, -1))
+            .transpose(0, 1)
+            .clone(memory_format=torch.contiguous_format)
+        )
 
-    def given(self, rows: slice, columns: slice) -> Any:
+    def given(self, tile: Tile) -> Any:
         """What `kernel.block_given` need not compute again where gradients are asked for."""
         return None
 
@@ -68,17 +74,17 @@ class DistanceBlocks(Blocks):
         self._points, self._work, self._other = (x, y, dtype), Buffer(dtype, x.device), Buffer(dtype, x.device)
         self._for_slopes: Distances | None = None
 
-    def __call__(self, rows: slice, columns: slice) -> Tensor:
-        q = self.distances(rows, columns)
+    def __call__(self, tile: Tile) -> Tensor:
+        q = self.distances(tile)
         if self.in_place is None:
             return self.profile(q.clamp_min_(0.0))
         self.in_place(q, self._work)
         return q
 
-    def given(self, rows: slice, columns: slice) -> Any:
+    def given(self, tile: Tile) -> Any:
         if self._for_slopes is None:
             self._for_slopes = Distances(*self._points, multiple=self.multiple, profile=self._forces)
-        q = self._for_slopes(rows, columns)
+        q = self._for_slopes(tile)
         if self._in_place_slope is None:
             return (q.div_(self.multiple).clamp_min_(0.0),)
         return q, self._in_place_slope(q, self._work, self._other)
@@ -99,9 +105,9 @@ class DotBlocks(Blocks):
         self.x, self.y = x.to(dtype), y.to(dtype).mT.contiguous()
         self._out = Buffer(dtype, x.device)
 
-    def __call__(self, rows: slice, columns: slice) -> Tensor:
-        x, y = self.x[rows], self.y[:, columns]
-        return self.profile(torch.mm(x, y, out=self._out(x.shape[0], y.shape[1])))
+    def __call__(self, tile: Tile) -> Tensor:
+        x, y = self.x[tile.rows], cut(self.y, tile)
+        return self.profile(multiply(x, y, self._out(len(y), len(x), y.shape[2])))
 
 
 class JoinedBlocks(Blocks):
@@ -114,13 +120,13 @@ class JoinedBlocks(Blocks):
         self.mode = parts[0].mode if len(parts) == 1 else "mixed"
         self.scale = self.factor = _factor(kernel)
 
-    def __call__(self, rows: slice, columns: slice) -> Tensor:
-        block, factor = self.join([part(rows, columns) for part in self.parts], [part.factor for part in self.parts])
+    def __call__(self, tile: Tile) -> Tensor:
+        block, factor = self.join([part(tile) for part in self.parts], [part.factor for part in self.parts])
         self.factor = self.scale * factor
         return block
 
-    def given(self, rows: slice, columns: slice) -> Any:
-        return [part.given(rows, columns) for part in self.parts]
+    def given(self, tile: Tile) -> Any:
+        return [part.given(tile) for part in self.parts]
 
 
 def _block(kernel: Any, x: Coordinates, y: Coordinates) -> Tensor:
@@ -145,8 +151,8 @@ def blocks_of(kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype,
     """The fastest blocks of a kernel without batches between coordinates (y is x when they are the same object).
 
     Entries are right to ENTRY_ERROR of the dtype, relative to the largest entry; with `exact`, to what the rounding of
-    the coordinates leaves. Make them and call them where the
-    kernel's tensors are in that dtype.
+    the coordinates leaves. Make them and call them where the kernel's tensors are in that
+    dtype.
     """
     quick = dtype in ENTRY_ERROR and follows(kernel, "fast_blocks", "block", "scaled")
     if quick and not (exact and dtype != torch.float64):
@@ -160,14 +166,10 @@ def side(kernel: Any, points: Coordinates) -> int:
     return max(16, math.isqrt(most * most // max(1, kernel.width(points))))
 
 
-def tiles(cx: Coordinates, cy: Coordinates, size: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the blocks of K(x, y); only those on and above the diagonal when y is x."""
-    n, m = length(cx), length(cy)
-    # Few rows make broad blocks.
-    across = size if cy is cx else max(size, size * size // max(1, min(n, size)))
-    for i in range(0, n, size):
-        for j in range(i if cy is cx else 0, m, across):
-            yield slice(i, min(i + size, n)), slice(j, min(j + across, m))
+def tiles_of(kernel: Any, cx: Coordinates, cy: Coordinates, block: int | None = None) -> Iterator[Tile]:
+    """The tiles of K(x, y), of a size and number for this machine."""
+    depth = 1 if leaves(cx)[0].is_cuda else torch.get_num_threads()
+    return tiles(length(cx), length(cy), block or side(kernel, cx), depth, symmetric=cy is cx)
 
 
-__all__ = ["Blocks", "DistanceBlocks", "DotBlocks", "JoinedBlocks", "blocks_of", "follows", "side", "tiles"]
+__all__ = ["Blocks", "DistanceBlocks", "DotBlocks", "JoinedBlocks", "blocks_of", "follows", "side", "tiles_of"]

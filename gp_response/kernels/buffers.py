@@ -1,5 +1,7 @@
 """Memory that is used again for every block, so that it stays in cache."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,11 +12,12 @@ class Buffer:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._memory = torch.empty(0, dtype=dtype, device=device)
 
-    def __call__(self, n: int, m: int) -> Tensor:
-        """An uninitialised (n, m) matrix, over whatever was given out before."""
-        if self._memory.numel() < n * m:
-            self._memory = self._memory.new_empty(n * m)
-        return self._memory[: n * m].view(n, m)
+    def __call__(self, *shape: int) -> Tensor:
+        """An uninitialised tensor, over whatever was given out before."""
+        size = math.prod(shape)
+        if self._memory.numel() < size:
+            self._memory = self._memory.new_empty(size)
+        return self._memory[:size].view(shape)
 
 
 __all__ = ["Buffer"]

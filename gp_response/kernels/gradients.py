@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.kernels.blocks import blocks_of, side, tiles
+from gp_response.kernels.blocks import blocks_of, tiles_of
 from gp_response.kernels.casting import state
 from gp_response.kernels.points import Coordinates, each, leaves
+from gp_response.kernels.tiles import Tile
 
 
 def add_gradients(
@@ -27,23 +28,27 @@ def add_gradients(
     with torch.no_grad():
         blocks = blocks_of(kernel, cx, cy, v.dtype)
     count, own = len(leaves(cx)), list(state(kernel).values())
-    for rows, columns in tiles(cx, cy, side(kernel, cx)):
-        weight = _weight(u, v, rows, columns, mirrored=cy is cx)
-        x, into_x = _piece(cx, to_points[:count], rows)
-        y, into_y = _piece(cy, to_points[-count:], columns)
+    for tile in tiles_of(kernel, cx, cy):
+        weight = _weight(u, v, tile, mirrored=cy is cx)
+        x, into_x = _piece(cx, to_points[:count], tile.rows)
+        y, into_y = _piece(cy, to_points[-count:], tile.columns)
         with torch.no_grad():
-            given = blocks.given(rows, columns)
+            given = blocks.given(tile)
         with torch.enable_grad():
-            k = kernel.block_given(x, y, given)
+            k = kernel.block_given(_repeated(x, tile.depth), _stacked(y, tile.depth), given)
         inputs, sums = [*leaves(x), *leaves(y), *own], [*into_x, *into_y, *to_own]
         _add(k, weight, [(t, s) for t, s in zip(inputs, sums, strict=True) if s is not None])
 
 
-def _weight(u: Tensor, v: Tensor, rows: slice, columns: slice, *, mirrored: bool) -> Tensor:
-    """The derivative by the entries of a block, and by their mirror images where they stand off the diagonal."""
-    if mirrored and rows.start != columns.start:
-        return torch.cat([u[rows], v[rows]], 1) @ torch.cat([v[columns], u[columns]], 1).mT
-    return u[rows] @ v[columns].mT
+def _weight(u: Tensor, v: Tensor, tile: Tile, *, mirrored: bool) -> Tensor:
+    """The derivative by the entries of blocks, and by their mirror images where they stand off the diagonal."""
+    rows = u[tile.rows]
+    weight = rows.expand(tile.depth, *rows.shape) @ _stacked(v[tile.columns], tile.depth).mT
+    first = int(tile.starts_on_diagonal)
+    if mirrored and first < tile.depth:
+        rows, columns = v[tile.rows], _stacked(u[tile.columns], tile.depth)[first:].mT
+        weight[first:].baddbmm_(rows.expand(tile.depth - first, *rows.shape), columns)
+    return weight
 
 
 def _piece(points: Coordinates, sums: list[Tensor | None], part: slice) -> tuple[Coordinates, list[Tensor | None]]:
@@ -51,6 +56,14 @@ def _piece(points: Coordinates, sums: list[Tensor | None], part: slice) -> tuple
     into = iter(sums)
     piece = each(lambda t: t[part].detach().requires_grad_(next(into) is not None), points)
     return piece, [None if s is None else s[part] for s in sums]
+
+
+def _repeated(points: Coordinates, depth: int) -> Coordinates:
+    return each(lambda t: t.expand(depth, *t.shape), points)
+
+
+def _stacked(points: Coordinates, depth: int) -> Coordinates:
+    return each(lambda t: t.unflatten(0, (depth, -1)), points)
 
 
 def _add(k: Tensor, weight: Tensor, targets: list[tuple[Tensor, Tensor]]) -> None:

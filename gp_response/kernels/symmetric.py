@@ -7,9 +7,10 @@ from torch import Tensor
 
 from gp_response.errors import InputError
 from gp_response.kernels import blocked
-from gp_response.kernels.blocks import Blocks, blocks_of, side, tiles
+from gp_response.kernels.blocks import Blocks, blocks_of, tiles_of
 from gp_response.kernels.casting import call_in_dtype_of, call_with, state
 from gp_response.kernels.points import Coordinates, check_points
+from gp_response.kernels.tiles import Tile, add_block
 
 
 class SymmetricBlocks:
@@ -17,7 +18,7 @@ class SymmetricBlocks:
 
     x: (n, d); features and coordinates are evaluated once, in its dtype or `dtype`, whichever is finer.
     dtype: of entries and products, float32 or float64.
-    block: rows of a block.
+    block: rows of a block, at most.
     keep_bytes: memory for blocks, filled by the first product; those it has no room for are evaluated each time.
     exact: take every entry as `Kernel.matrix` does, by differences; otherwise entries are right to 32 eps (float32) or
         1024 eps (float64) of the largest.
@@ -52,7 +53,7 @@ class SymmetricBlocks:
             points = call_in_dtype_of(x, kernel, _coordinates, x)
             self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
             self._blocks: Blocks = call_with(kernel, self._state, _blocks, points, dtype, exact)
-        self._tiles = list(tiles(points, points, block or side(kernel, points)))
+        self._tiles = list(tiles_of(kernel, points, points, block))
 
     @property
     def mode(self) -> str:
@@ -69,14 +70,14 @@ class SymmetricBlocks:
     def _product(self, _: Any, v: Tensor) -> Tensor:
         v = v.mT.contiguous()
         out = torch.zeros_like(v)
-        for i, (rows, columns) in enumerate(self._tiles):
-            k = self._store[i] if i < len(self._store) else self._evaluated(i, rows, columns)
-            blocked.add_block(out, k, v, rows, columns, mirrored=True)
+        for i, tile in enumerate(self._tiles):
+            k = self._store[i] if i < len(self._store) else self._evaluated(i, tile)
+            add_block(out, k, v, tile, mirrored=True)
         return out.mul_(self._blocks.factor).mT.contiguous()
 
-    def _evaluated(self, i: int, rows: slice, columns: slice) -> Tensor:
-        """A block, kept where there is room; the kept ones are the first."""
-        k = self._blocks(rows, columns)
+    def _evaluated(self, i: int, tile: Tile) -> Tensor:
+        """Blocks, kept where there is room; the kept ones are the first."""
+        k = self._blocks(tile)
         size = k.numel() * k.element_size()
         if i == len(self._store) and self.kept + size <= self._keep:
             self._store.append(k.clone())
