@@ -268,3 +268,15 @@ def test_bad_right_hand_sides_are_refused():
         gr.CG().solve(kernel, rhs)
     with pytest.raises(gr.InputError, match="give an"):
         gr.CG().solve("matrix", rhs)
+
+
+def test_the_log_evidence_is_estimated_within_its_error():
+    data = duplicated(900)
+    head = gr.Exact(gr.Matern32(lengthscale=1.5), noise=0.05, solver=gr.CG(tolerance=1e-8, rank=60))
+    posterior = head.condition(data)
+    exact = float(gr.Exact(head.kernel, noise=0.05, solver=gr.Cholesky()).condition(data).log_evidence())
+    found = posterior.estimate_log_evidence(probes=24)
+    assert 0.0 < found.standard_error < 5.0
+    assert abs(found.value - exact) < 4.0 * found.standard_error + found.below + found.above
+    with pytest.raises(gr.InputError, match="estimate_log_evidence"):
+        posterior.log_evidence()

@@ -6,17 +6,20 @@ The covariance with the training rows is `S_xX = K_xX A⁻¹ D`: one solve, and 
 takes time is inside the solver.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
+from gp_response.errors import InputError
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
 from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.cholesky import CholeskyFactor
+from gp_response.linalg.evidence_estimate import Estimate, log_evidence, spherical_probes
 from gp_response.linalg.extended import residual
 from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored
 from gp_response.linalg.system import ROUNDING
@@ -108,10 +111,27 @@ class ExactPosterior(Posterior):
         """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)`, 0-dim; the ordinary log marginal likelihood when β = ρ = 1.
 
         Raises:
-            InputError: the solver gives no determinant.
+            InputError: the solver gives no determinant; see `estimate_log_evidence`.
         """
         fit = -0.5 * (self.whitened_target().dot(self.target.value) + self.factor.logdet())
         return fit + self.whitening.log_normaliser(self.data, self.noise, self.beta)
+
+    def estimate_log_evidence(self, *, probes: int = 16, seed: int = 0) -> Estimate:
+        """The log evidence with its standard error and enclosure: by Lanczos quadrature where the solver has no factor.
+
+        Args:
+            probes: random vectors, 2 or more; the standard error falls as their root.
+        """
+        if isinstance(self.factor, FactoredCholesky):
+            return Estimate(float(self.log_evidence()), 0.0, 0.0, 0.0, 0, 0)
+        if not isinstance(self.factor, FactoredCG):
+            raise InputError(f"{type(self.solver).__name__} gives no log evidence; use Cholesky() or CG()")
+        generator = torch.Generator().manual_seed(seed)
+        drawn = spherical_probes(len(self.data.train), probes, generator, self.data.train.x.device)
+        factor = self.factor
+        found = log_evidence(factor.system, factor.preconditioner, self.whitened_target(), self.target.value, drawn)
+        rest = float(self.whitening.log_normaliser(self.data, self.noise, self.beta))
+        return replace(found, value=found.value + rest)
 
 
 class ExactProbe(Probe):

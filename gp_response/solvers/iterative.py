@@ -132,7 +132,7 @@ class FactoredCG:
         return solution if rhs.ndim == 2 else solution.column()
 
     def logdet(self) -> Tensor:
-        raise InputError("CG gives no log determinant; use Cholesky(), or the estimate of the log evidence")
+        raise InputError("CG gives no log determinant; use Cholesky(), or posterior.estimate_log_evidence()")
 
     def _block(self, rhs: Tensor, guess: Tensor | None) -> Solution:
         with tqdm(desc="solve", unit=" products", disable=not self.solver.progress, leave=False) as bar:
