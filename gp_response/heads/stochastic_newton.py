@@ -58,7 +58,11 @@ class QuasiNewton:
                         f"{gain:.2g} of log evidence to be gained by a step",
                     )
                     break
-                new_loss, new = self._evaluated(at + move, bar)
+                try:
+                    new_loss, new = self._evaluated(at + move, bar)
+                except SolverError:  # too far: nothing can be solved there
+                    shrink *= SHRINK
+                    continue
                 self._learn(move, new - gradient)
                 # Loss and gradient have the same probes but not the same error: near the end they may disagree.
                 if new_loss > loss and float((gradient + new).dot(move)) > 0.0:
