@@ -162,8 +162,15 @@ class Kernel(Parametrised):
         return self.scaled(self.formula(each(lambda t: t.unsqueeze(-2), x), each(lambda t: t.unsqueeze(-3), y)))
 
     def block_given(self, x: Coordinates, y: Coordinates, given: Any) -> Tensor:
-        """`block` with gradients, where `Blocks.given` has computed part of it already; None: nothing."""
+        """`block` with gradients, where `Blocks.given` has computed part of it already; None: nothing.
+
+        To be multiplied with the outputscales of `left_out(given)`.
+        """
         return self.block(x, y)
+
+    def left_out(self, given: Any) -> list["Kernel"]:
+        """This kernel and those inside it whose outputscale `block_given` leaves to its caller."""
+        return []
 
     def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
         """Blocks between coordinates without gradients, as fast as this kernel can; take them from `blocks_of`."""

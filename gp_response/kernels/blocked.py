@@ -52,15 +52,18 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: Any, names: list[str], nests: Coordinates, *tensors: Tensor) -> Tensor:
         ctx.kernel, ctx.names, ctx.nests = kernel, names, nests
-        ctx.save_for_backward(*tensors)
         v, cx, cy, own = _unpack(nests, names, tensors)
-        return call_with(kernel, own, _multiply, cx, cy, v)
+        out = call_with(kernel, own, _multiply, cx, cy, v)
+        ctx.save_for_backward(*tensors, out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         wanted = ctx.needs_input_grad[3:]
-        gradients = _differentiable_gradients if torch.is_grad_enabled() else _gradients
-        return None, None, None, *gradients(ctx, ctx.saved_tensors, wanted, grad)
+        *tensors, out = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, None, *_differentiable_gradients(ctx, tensors, wanted, grad)
+        return None, None, None, *_gradients(ctx, tensors, wanted, grad, (grad.double() * out).sum().to(grad.dtype))
 
 
 def _unpack(
@@ -91,7 +94,7 @@ def _filled_in(found: Any, wanted: Any) -> list[Tensor | None]:
     return [next(items) if w else None for w in wanted]
 
 
-def _gradients(ctx: Any, tensors: Any, wanted: Any, grad: Tensor) -> list[Tensor | None]:
+def _gradients(ctx: Any, tensors: Any, wanted: Any, grad: Tensor, value: Tensor) -> list[Tensor | None]:
     v, cx, cy, own = _unpack(ctx.nests, ctx.names, [t.detach() for t in tensors])
     to_v = call_with(ctx.kernel, own, _multiply, cy, cx, grad) if wanted[0] else None
     count = len(leaves(ctx.nests))
@@ -100,7 +103,7 @@ def _gradients(ctx: Any, tensors: Any, wanted: Any, grad: Tensor) -> list[Tensor
     to_own = [None if s is None else s.double() for s in _zeros(own.values(), wanted[1 + count :])]
     if any(wanted[1:]):
         tracked = {name: t.requires_grad_(s is not None) for (name, t), s in zip(own.items(), to_own, strict=True)}
-        call_with(ctx.kernel, tracked, add_gradients, cx, cy, v, grad, to_points, to_own)
+        call_with(ctx.kernel, tracked, add_gradients, cx, cy, v, grad, value, to_points, to_own)
     return [to_v, *to_points, *(s if s is None else s.to(t.dtype) for s, t in zip(to_own, own.values(), strict=True))]
 
 

@@ -1,6 +1,6 @@
 """Kernels made of kernels."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gpytorch
 import torch
@@ -26,6 +26,8 @@ class CompositeKernel(Kernel):
         wrap = self.operations["foreign"]
         self.kernels = nn.ModuleList(part if isinstance(part, Kernel) else wrap(part) for part in parts)
 
+    passes_on: ClassVar[bool] = False  # whether `join` gives back the value of the one part
+
     @property
     def parts(self) -> tuple[Kernel, ...]:
         """The kernels it is made of."""
@@ -47,7 +49,18 @@ class CompositeKernel(Kernel):
     def block_given(self, x: Coordinates, y: Coordinates, given: list[Any] | None) -> Tensor:
         if given is None:
             return self.block(x, y)
-        return self.scaled(self.join([k.block_given(*of) for k, *of in zip(self.parts, x, y, given, strict=True)]))
+        parts = zip(self.parts, x, y, given, strict=True)
+        if self._passes_on():
+            return next(k.block_given(*of) for k, *of in parts)
+        return self.join([_scaled_given(k, *of) for k, *of in parts])
+
+    def left_out(self, given: list[Any] | None) -> list[Kernel]:
+        if given is None:
+            return []
+        return [self, *(self.parts[0].left_out(given[0]) if self._passes_on() else [])]
+
+    def _passes_on(self) -> bool:
+        return self.passes_on and follows(self, "passes_on", "join")
 
     def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
         parts = [blocks_of(k, u, v, dtype, exact=exact) for k, u, v in zip(self.parts, x, y, strict=True)]
@@ -77,6 +90,13 @@ class CompositeKernel(Kernel):
     def __repr__(self) -> str:
         own = super().__repr__()[len(type(self).__name__) + 1 : -1]
         return f"{type(self).__name__}({', '.join([*map(repr, self.parts), *filter(None, [own])])})"
+
+
+def _scaled_given(kernel: Kernel, x: Coordinates, y: Coordinates, given: Any) -> Tensor:
+    block = kernel.block_given(x, y, given)
+    for one in kernel.left_out(given):
+        block = one.scaled(block)
+    return block
 
 
 __all__ = ["CompositeKernel"]

@@ -1,5 +1,6 @@
 """Gradients of quadratic forms of a kernel matrix, block by block."""
 
+import math
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ def add_gradients(
     cy: Coordinates,
     v: Tensor,
     u: Tensor,
+    value: Tensor,
     to_points: list[Tensor | None],
     to_own: list[Tensor | None],
 ) -> None:
-    """Add the gradient of `(u * (K(x, y) @ v)).sum()` to what is not None; the memory is that of some blocks.
+    """Add the gradient of `value = (u * (K(x, y) @ v)).sum()` to what is not None; the memory is that of some blocks.
 
     to_points: for every leaf of cx, and of cy when it is another object. to_own: for the kernel's tensors, which
     require gradients where it is not None.
@@ -28,16 +30,28 @@ def add_gradients(
     with torch.no_grad():
         blocks = blocks_of(kernel, cx, cy, v.dtype)
     count, own = len(leaves(cx)), list(state(kernel).values())
+    scales: list[Tensor] | None = None
     for tile in tiles_of(kernel, cx, cy):
+        with torch.no_grad():
+            given = blocks.given(tile)
+        if scales is None:
+            scales = _scales(kernel, given)
+            u = u * math.prod(float(s) for s in scales)
         weight = _weight(u, v, tile, mirrored=cy is cx)
         x, into_x = _piece(cx, to_points[:count], tile.rows)
         y, into_y = _piece(cy, to_points[-count:], tile.columns)
-        with torch.no_grad():
-            given = blocks.given(tile)
         with torch.enable_grad():
             k = kernel.block_given(_repeated(x, tile.depth), _stacked(y, tile.depth), given)
         inputs, sums = [*leaves(x), *leaves(y), *own], [*into_x, *into_y, *to_own]
         _add(k, weight, [(t, s) for t, s in zip(inputs, sums, strict=True) if s is not None])
+    for scale in scales or []:
+        _add(scale, value / scale.detach(), [(t, s) for t, s in zip(own, to_own, strict=True) if s is not None])
+
+
+def _scales(kernel: Any, given: Any) -> list[Tensor]:
+    """The factors in front of the whole matrix; their gradients follow from the value, without a look at the blocks."""
+    with torch.enable_grad():
+        return [k.outputscale for k in kernel.left_out(given) if k.outputscale is not None]
 
 
 def _weight(u: Tensor, v: Tensor, tile: Tile, *, mirrored: bool) -> Tensor:

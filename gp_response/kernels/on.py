@@ -24,6 +24,8 @@ class On(CompositeKernel, operation="on"):
         super().__init__(kernel, **options)
         self.features = features
 
+    passes_on = True
+
     def join(self, values: list[Any]) -> Any:
         return values[0]
 

@@ -18,6 +18,8 @@ class Scale(CompositeKernel, operation="scale"):
     def __init__(self, kernel: gpytorch.kernels.Kernel, *, outputscale: Value = 1.0, **options: Any) -> None:
         super().__init__(kernel, outputscale=outputscale, **options)
 
+    passes_on = True
+
     def join(self, values: list[Any]) -> Any:
         return values[0]
 

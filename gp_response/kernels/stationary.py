@@ -49,7 +49,10 @@ class StationaryKernel(Kernel):
         if given is None:
             return self.block(x, y)
         r2 = squared_distance(x, y, given[0])  # where value and slope are given, that of r2 is not looked at
-        return self.scaled(self.profile(r2) if len(given) == 1 else with_values(r2, *given))
+        return self.profile(r2) if len(given) == 1 else with_values(r2, *given)
+
+    def left_out(self, given: tuple[Tensor, ...] | None) -> list[Kernel]:
+        return [] if given is None else [self]
 
     def fast_blocks(self, x: Coordinates, y: Coordinates, dtype: torch.dtype, exact: bool) -> Blocks:
         return DistanceBlocks(self, x, y, dtype, exact)
