@@ -21,6 +21,7 @@ from gp_response.kernels.rbf import RBF
 from gp_response.kernels.scale import Scale
 from gp_response.kernels.stationary import StationaryKernel
 from gp_response.kernels.sum import Sum
+from gp_response.kernels.symmetric import SymmetricBlocks, symmetric_bilinear
 
 __all__ = [
     "RBF",
@@ -43,6 +44,8 @@ __all__ = [
     "Scale",
     "StationaryKernel",
     "Sum",
+    "SymmetricBlocks",
     "sqrt",
+    "symmetric_bilinear",
     "with_slope",
 ]
