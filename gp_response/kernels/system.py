@@ -62,7 +62,7 @@ class KernelSystem:
         if extended:
             rows = torch.arange(self.n, device=self.device).split(ROWS)
             return torch.cat([residual(rhs[at], self._rows(at), v) for at in rows])
-        return rhs - self.shift[:, None] * v - self.scale * self._kept("exact").product(self.scale * v)
+        return rhs - self.shift[:, None] * v - self.scale * self._kept("float64").product(self.scale * v)
 
     def rounding(self, v: Tensor, *, extended: bool = False) -> Tensor:
         # |B_ij| <= (d_i d_j)^½ for a positive definite matrix; the roundings of its entries are taken as random.
@@ -90,7 +90,7 @@ class KernelSystem:
         """Keep B itself where the budget allows: extended sums then need not evaluate the kernel again."""
         if self._held is None and 8 * self.n**2 <= self.keep:
             self._held = self._assembled(torch.float64)
-            self._blocks.pop("exact", None)
+            self._blocks.pop("float64", None)
         return self._held
 
     def _rows(self, at: Tensor) -> Tensor:
@@ -99,15 +99,11 @@ class KernelSystem:
         return rows
 
     def _kept(self, name: str) -> SymmetricBlocks:
-        """Blocks for one kind of product: fast ones in two precisions, exact ones for residuals."""
+        """Blocks by precision. Those in float64 are exact, and serve products and residuals alike."""
         if name not in self._blocks:
-            if name == "float64":
-                self._blocks.pop("float32", None)
-            room = self.keep if name != "exact" else self.keep // 3
-            free = min(room, self.keep - sum(blocks.kept for blocks in self._blocks.values()))
-            dtype = torch.float32 if name == "float32" else torch.float64
+            free = max(0, self.keep - sum(blocks.kept for blocks in self._blocks.values()))
             self._blocks[name] = SymmetricBlocks(
-                self.kernel, self.x.to(dtype), dtype=dtype, keep_bytes=max(0, free), exact=name == "exact"
+                self.kernel, self.x, dtype=getattr(torch, name), keep_bytes=free, exact=name == "float64"
             )
         return self._blocks[name]
 
