@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gp_response.errors import SolverError
+from gp_response.linalg.block_lanczos import krylov_space
 from gp_response.linalg.evidence_estimate import log_determinant, log_evidence, quadratic_form, spherical_probes
 from gp_response.linalg.lanczos import Lanczos
 from gp_response.linalg.preconditioner import diagonal_only, randomly_pivoted
@@ -154,3 +155,51 @@ def test_an_indefinite_system_is_refused():
 def test_products_that_are_not_finite_are_refused():
     with pytest.raises(SolverError, match="NaN or inf"):
         Lanczos(lambda v: v * float("nan"), torch.ones(4, 1, dtype=torch.float64), most=3).step()
+
+
+FUNCTIONS = {"inverse": torch.reciprocal, "inverse root": torch.rsqrt, "logarithm": torch.log}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_functions_of_a_matrix_from_one_krylov_space(name):
+    a, start = symmetric(300, 1.0, 300.0), torch.randn(300, 5, generator=generator(1), dtype=torch.float64)
+    space = krylov_space(lambda v: a @ v, start, tolerance=1e-11, most=60)
+    values, vectors = torch.linalg.eigh(a)
+    f = FUNCTIONS[name]
+    expected = vectors @ (f(values)[:, None] * (vectors.T @ start))
+    torch.testing.assert_close(space.apply(f(space.nodes)), expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
+    torch.testing.assert_close(space.quadratic(f(space.nodes)), (start * expected).sum(dim=0), rtol=1e-9, atol=0)
+
+
+def test_the_residual_said_is_the_residual_measured():
+    a, start = symmetric(300, 1.0, 3000.0), torch.randn(300, 4, generator=generator(1), dtype=torch.float64)
+    space = krylov_space(lambda v: a @ v, start, tolerance=1e-2, most=60)
+    left = start - a @ space.apply(1.0 / space.nodes)
+    torch.testing.assert_close(space.residual, left.norm(dim=0) / start.norm(dim=0), rtol=1e-8, atol=1e-12)
+    assert float(space.residual.max()) <= 1e-2
+    assert space.products < 60
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
+def test_start_vectors_that_depend_on_each_other_are_no_trouble(scale):
+    a, one = scale * symmetric(120), torch.randn(120, 2, generator=generator(1), dtype=torch.float64)
+    start = torch.cat([one, one[:, :1] + one[:, 1:], torch.zeros(120, 1).double()], dim=1)
+    space = krylov_space(lambda v: a @ v, start, tolerance=1e-10, most=29)
+    expected = torch.linalg.solve(a, start)
+    torch.testing.assert_close(
+        space.apply(1.0 / space.nodes), expected, rtol=0, atol=1e-7 * float(expected.abs().max())
+    )
+
+
+def test_a_space_that_ends_early_is_exact():
+    start = torch.randn(40, 3, generator=generator(1), dtype=torch.float64)
+    space = krylov_space(lambda v: 2.0 * v, start, tolerance=1e-12, most=8)
+    torch.testing.assert_close(space.apply(1.0 / space.nodes), 0.5 * start, rtol=1e-12, atol=1e-13)
+
+
+def test_a_krylov_space_of_an_indefinite_matrix_is_refused():
+    a, start = symmetric(60, -1.0, 5.0), torch.randn(60, 2, generator=generator(), dtype=torch.float64)
+    with pytest.raises(SolverError, match="not positive definite"):
+        krylov_space(lambda v: a @ v, start, tolerance=1e-8, most=20)
+    with pytest.raises(SolverError, match="NaN or inf"):
+        krylov_space(lambda v: a @ v * float("nan"), start, tolerance=1e-8, most=20)

@@ -66,9 +66,11 @@ def krylov_space(product: Callable[[Tensor], Tensor], start: Tensor, *, toleranc
             raise SolverError("a product with the matrix holds NaN or inf; check the kernel's values on this data")
         middle = block.T @ image
         matrix[here, here] = 0.5 * (middle + middle.T)
-        for _ in range(2):  # against the whole basis, not only the last two blocks: it stays orthonormal
-            image = image - known.T @ (known @ image)
-        block, beside = torch.linalg.qr(image)
+        # Against the whole basis, not only the last two blocks, and again once normalised: the basis stays orthonormal, also
+        # where QR has to make up directions because the space has ended for some vectors.
+        block, beside = torch.linalg.qr(image - known.T @ (known @ image))
+        block, again = torch.linalg.qr(block - known.T @ (known @ block))
+        beside = again @ beside
         last = k + 1 == most
         if (k + 1) % CHECK == 0 or last:
             found = _solved(known, matrix[: (k + 1) * t, : (k + 1) * t], first, beside, start.norm(dim=0))
@@ -81,13 +83,14 @@ def krylov_space(product: Callable[[Tensor], Tensor], start: Tensor, *, toleranc
 
 def _solved(basis: Tensor, matrix: Tensor, first: Tensor, beside: Tensor, size: Tensor) -> KrylovSpace:
     nodes, turn = torch.linalg.eigh(matrix)
-    if not float(nodes[0]) > 0.0:
+    weights = turn[: len(first)].T @ first
+    used = weights.abs().amax(dim=1) > 1e-10 * weights.abs().max()
+    if not bool((nodes[used] > 0).all()):
         raise SolverError(
             f"the system is not positive definite: an eigenvalue near {float(nodes[0]):.2g} beside a largest of "
             f"{float(nodes[-1]):.2g}; use float64 data or raise the noise"
         )
-    t = len(first)
-    weights = turn[:t].T @ first
+    nodes, t = torch.where(used, nodes, nodes.abs().max()), len(first)  # the others belong to made-up directions
     left = (beside @ (turn[-t:] @ (weights / nodes[:, None]))).norm(dim=0)
     return KrylovSpace(basis, nodes, turn, weights, left / torch.where(size > 0, size, 1.0), len(matrix) // t)
 
