@@ -1,6 +1,7 @@
 """The whitened system `B = c + p K p` of a kernel on points, never stored unless there is room."""
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,7 +63,9 @@ class KernelSystem:
         if extended:
             rows = torch.arange(self.n, device=self.device).split(ROWS)
             return torch.cat([residual(rhs[at], self._rows(at), v) for at in rows])
-        return rhs - self.shift[:, None] * v - self.scale * self._kept("float64").product(self.scale * v)
+        # Kept blocks where products have made them; otherwise they pass by, which costs less than keeping them.
+        blocks = self._blocks.get("float64") or self._passing
+        return rhs - self.shift[:, None] * v - self.scale * blocks.product(self.scale * v)
 
     def rounding(self, v: Tensor, *, extended: bool = False) -> Tensor:
         # |B_ij| <= (d_i d_j)^½ for a positive definite matrix; the roundings of its entries are taken as random.
@@ -74,7 +77,10 @@ class KernelSystem:
         return self._diagonal
 
     def columns(self, index: Tensor) -> Tensor:
-        return self.scale * self.kernel.matrix(self.x, self.x[index]) * self.scale[index].T
+        # Products are the fastest way to entries, also with the identity.
+        one = torch.eye(len(index), dtype=torch.float64, device=self.device)
+        columns = self.kernel.operator(self.x, self.x[index], backend="blocked") @ one
+        return columns.mul_(self.scale).mul_(self.scale[index].T)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         held = self._hold() if dtype == torch.float64 else None
@@ -97,6 +103,10 @@ class KernelSystem:
         rows = self.kernel.matrix(self.x[at], self.x).mul_(self.scale[at]).mul_(self.scale.T)
         rows[torch.arange(len(at)), at] += self.shift[at]
         return rows
+
+    @cached_property
+    def _passing(self) -> SymmetricBlocks:
+        return SymmetricBlocks(self.kernel, self.x, dtype=torch.float64, exact=True)
 
     def _kept(self, name: str) -> SymmetricBlocks:
         """Blocks by precision. Those in float64 are exact, and serve products and residuals alike."""

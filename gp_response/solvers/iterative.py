@@ -21,7 +21,7 @@ PRECONDITIONERS = ("pivoted", "nystrom", "none")
 FLOOR_FLOAT64 = 1e-11
 FLOOR_FLOAT32 = (3e-6, 1e-2, 1e-2)  # at least, at most, and in units of the perturbation by rounded entries
 SHARP = 2.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
-ONE_RUN = 0.5  # what rounded entries leave of a residual, in units of the tolerance, for one run to do
+ONE_RUN = 3.0  # what rounded entries leave of a residual, in units of the tolerance, for one run to do
 WIDE = 48  # right-hand sides from which the products, not the kernel's entries, take most of the time
 LOST = 0.3  # largest perturbation of the system by float32 entries, against its smallest eigenvalue, to begin with
 
@@ -88,7 +88,7 @@ class CG:
         """
         if self.rank is not None:
             return min(self.rank, n), min(self.rank, n)
-        usual = min(n // 4, 1024, 64 + 6 * int(n**0.5))
+        usual = min(n // 4, 1024, 64 + 4 * int(n**0.5))
         return usual, min(n // 2, 3 * usual, 2048)
 
     def precondition(self, system: System) -> Preconditioner:
@@ -157,7 +157,7 @@ class FactoredCG:
 
     def _cycle(self, precision: str, watch: Callable[[int, float], None], rhs: Tensor, goal: Goal) -> Cycle:
         return block_cg(
-            self.system.product, self.preconditioner, rhs.to(getattr(torch, precision)), goal,
+            self.system.product, self.preconditioner, rhs, goal, precision=getattr(torch, precision),
             floor=self._floor(precision), limit=self.solver.max_iterations, watch=watch,
         )  # fmt: skip
 
