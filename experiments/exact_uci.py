@@ -187,4 +187,4 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
 
 def letters(name: str) -> str:
     """A set's name without digits, which TeX allows in no name."""
-    return name.replace("40", "_forty_")
+    return name.replace("40k", "_forty")

@@ -13,6 +13,7 @@ from gp_response.heads.stochastic_newton import exact_curvature
 from gp_response.heads.stochastic_training import telling_rows
 from gp_response.heads.trace import Trace
 from gp_response.heads.vector import read, read_gradient, write
+from gp_response.kernels.system import KernelSystem
 
 SHARP = Effort(tolerance=1e-8)
 
@@ -226,14 +227,43 @@ def test_a_failure_leaves_the_head_as_good_as_it_was(few_rows, monkeypatch):
     def failing(self, **options):
         seen.append(read(list(head.parameters())))
         if len(seen) == 2:
-            raise SolverError("the third step fails")
+            raise KeyboardInterrupt("at the second step")
         return backward(self, **options)
 
     monkeypatch.setattr(StochasticEvidence, "backward", failing)
     monkeypatch.setattr(stochastic_training, "FEW_ROWS", 40)
-    with pytest.raises(SolverError, match="third step"):
+    with pytest.raises(KeyboardInterrupt, match="second step"):
         head.fit(data, training=gr.Training(estimator="stochastic", progress=False))
     assert torch.equal(read(list(head.parameters())), seen[0])
+
+
+def test_a_step_to_where_nothing_can_be_solved_is_taken_back(few_rows, monkeypatch):
+    data, head, calls = surface(300), gr.Exact(gr.Matern32(), noise=0.1), []
+    backward = StochasticEvidence.backward
+
+    def failing(self, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise SolverError("not positive definite")
+        return backward(self, **options)
+
+    monkeypatch.setattr(StochasticEvidence, "backward", failing)
+    monkeypatch.setattr(stochastic_training, "FEW_ROWS", 40)
+    trace = head.fit(data, training=gr.Training(estimator="stochastic", progress=False)).trace
+    assert len(calls) > 2
+    assert trace.steps[-1]["loss"] < next(s["loss"] for s in trace.steps if s["stage"] == "all rows")
+
+
+def test_products_that_float32_spoils_are_taken_in_float64(monkeypatch):
+    data, head = surface(300), heads()["matern"]()
+    product = KernelSystem.product
+
+    def spoiled(self, v):
+        return -product(self, v) if v.dtype == torch.float32 else product(self, v)
+
+    expected = StochasticEvidence(head, data, generator(), SHARP).backward().loss
+    monkeypatch.setattr(KernelSystem, "product", spoiled)
+    assert StochasticEvidence(head, data, generator(), SHARP).backward().loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_rows_choose_the_estimator(monkeypatch):

@@ -11,7 +11,7 @@ from gp_response.data import Dataset
 from gp_response.errors import SolverError
 from gp_response.heads.held_out import HeldOut
 from gp_response.heads.trace import Trace
-from gp_response.heads.vector import read, read_gradient, write
+from gp_response.heads.vector import read, read_gradient, to_vector, write
 
 # Where a step leaves the positive definite matrices the line search must turn back: larger than any loss per row.
 REFUSED = 1e6
@@ -77,7 +77,9 @@ class _Objective:
         return str(result.message), bool(result.success)
 
     def _floor(self, parameter: torch.nn.Parameter) -> float | None:
-        return self.head.raw_noise_floor if parameter is self.head.raw_noise else None
+        if parameter is not self.head.raw_noise:
+            return None
+        return float(to_vector(torch.tensor(self.head.raw_noise_floor, dtype=torch.float64)))
 
     def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         write(self.parameters, torch.from_numpy(flat))
@@ -98,10 +100,8 @@ class _Objective:
 
 def _perturb(parameters: list[torch.nn.Parameter], generator: torch.Generator) -> None:
     """Multiply every positive hyperparameter by about e^±1, the spread over which evidences have several optima."""
-    with torch.no_grad():
-        for parameter in parameters:
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(noise.to(parameter))
+    at = read(parameters)
+    write(parameters, at + torch.randn(at.shape, generator=generator, dtype=torch.float64))
 
 
 __all__ = ["all_parameters", "lbfgs", "minimise_evidence"]

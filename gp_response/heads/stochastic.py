@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
+from gp_response.errors import SolverError
 from gp_response.heads.whitening import Whitening, whiten
 from gp_response.kernels.symmetric import symmetric_bilinear
 from gp_response.kernels.system import KernelSystem
@@ -89,6 +90,7 @@ class StochasticEvidence:
         self.probes = spherical_probes(self.n, self.effort.probes, generator, self.x.device)
         self.generator = generator
         self.pivots: Tensor | None = None
+        self.precise = False
         self._made: tuple[bytes, System, Preconditioner] | None = None
 
     def backward(self, *, measure: bool = False) -> Work:
@@ -154,9 +156,15 @@ class StochasticEvidence:
             return preconditioner.whiten(system.product(preconditioner.whiten_transposed(v).to(dtype)).double())
 
         start = torch.cat([preconditioner.whiten(self._target(white)), self.probes], dim=1)
-        space = krylov_space(product, start, tolerance=self.effort.tolerance, most=self.effort.most)
+        try:
+            space = krylov_space(product, start, tolerance=self.effort.tolerance, most=self.effort.most)
+        except SolverError:
+            if dtype == torch.float64:
+                raise
+            self.precise = True  # for good: what float32 spoils here it spoils nearby
+            return self._solved(white, rest)
         logs, fit = space.quadratic(space.nodes.log())[1:], float(space.quadratic(1.0 / space.nodes)[0])
-        value = -0.5 * (fit + float(logs.mean() + preconditioner.logdet())) + float(rest)
+        value = -0.5 * (fit + float(logs.mean() + preconditioner.logdet())) + float(rest.detach())
         error = 0.5 * float(logs.std()) / math.sqrt(len(logs)) / self.n
         target = preconditioner.whiten_transposed(space.apply(1.0 / space.nodes)[:, :1])
         probes = preconditioner.whiten_transposed(space.apply(space.nodes.rsqrt())[:, 1:])
@@ -183,7 +191,7 @@ class StochasticEvidence:
     def _dtype(self, system: System) -> torch.dtype:
         """float32 where rounding the entries to it moves no eigenvalue by much."""
         moved = 4 * torch.finfo(torch.float32).eps * float((system.diagonal() - system.shift).max()) * math.sqrt(self.n)
-        return torch.float32 if moved < LOST else torch.float64
+        return torch.float32 if moved < LOST and not self.precise else torch.float64
 
 
 __all__ = ["Effort", "StochasticEvidence", "Work"]

@@ -18,10 +18,11 @@ from gp_response.errors import SolverError
 from gp_response.heads.lbfgs import all_parameters
 from gp_response.heads.stochastic import StochasticEvidence
 from gp_response.heads.trace import Trace
-from gp_response.heads.vector import read, read_gradient, write
+from gp_response.heads.vector import read, read_gradient, to_vector, write
 
 ENOUGH = 0.03  # log evidence still to be gained, a parameter, at which to stop: a quarter of a standard deviation each
 WEAK = 2.0  # least curvature of the log evidence by a parameter: that of a prior of width 0.7
+REACH = 1.0  # longest step of one parameter, about a factor of e
 SHRINK = 0.3
 
 
@@ -39,9 +40,8 @@ class QuasiNewton:
         self.head, self.evidence, self.trace = head, evidence, trace
         self.parameters, self.curvature, self.n = all_parameters(head), curvature, evidence.n
         lows = [head.raw_noise_floor if p is head.raw_noise else -math.inf for p in self.parameters]
-        self.floor = torch.cat(
-            [torch.full((p.numel(),), x).double() for p, x in zip(self.parameters, lows, strict=True)]
-        )
+        each = [torch.full((p.numel(),), low).double() for p, low in zip(self.parameters, lows, strict=True)]
+        self.floor = to_vector(torch.cat(each))
 
     def run(self, *, steps: int, progress: bool = False) -> None:
         """At most so many gradients."""
@@ -58,7 +58,11 @@ class QuasiNewton:
                         f"{gain:.2g} of log evidence to be gained by a step",
                     )
                     break
-                new_loss, new = self._evaluated(at + move, bar)
+                try:
+                    new_loss, new = self._evaluated(at + move, bar)
+                except SolverError:  # too far: nothing can be solved there
+                    shrink *= SHRINK
+                    continue
                 self._learn(move, new - gradient)
                 # Loss and gradient have the same probes but not the same error: near the end they may disagree.
                 if new_loss > loss and float((gradient + new).dot(move)) > 0.0:
@@ -85,9 +89,7 @@ class QuasiNewton:
         values, vectors = torch.linalg.eigh(self.curvature[free][:, free])
         move = torch.zeros_like(at)
         move[free] = -vectors @ ((vectors.T @ gradient[free]) / values.abs().clamp_min(WEAK / self.n))
-        # Raw values are about logarithms where they are negative and natural ones where they are large.
-        reach = (0.3 * at.abs()).clamp_min(0.7)
-        move = move / float((move.abs() / reach).max().clamp_min(1.0))
+        move = move / float((move.abs() / REACH).max().clamp_min(1.0))
         return torch.maximum(at + move, self.floor) - at
 
     def _learn(self, move: Tensor, change: Tensor) -> None:
@@ -109,7 +111,7 @@ def exact_curvature(head: Any, data: Dataset) -> Tensor:
     try:
         for i in range(len(at)):
             width = torch.zeros_like(at)
-            width[i] = 1e-3 * max(1.0, float(at[i].abs()))
+            width[i] = 1e-3
             ahead, behind = (_exact_gradient(head, data, parameters, at + sign * width) for sign in (1.0, -1.0))
             rows.append((ahead - behind) / (2.0 * width[i]))
     finally:

@@ -12,6 +12,10 @@ class Trace:
     Attributes:
         objective: name of what was minimised, e.g. "negative log evidence per row, all 500 rows".
         steps: one dict a step: stage, step, loss and, where measured, held_out (mean negative log predictive density).
+            Steps with gradients by probes (stage "all rows") have the standard error of the loss, the products with the
+            matrix, whether the solve reached its tolerance, the seconds and, at the first, the norm of the gradient's
+            standard errors; stage "quadrature" has the loss measured again, `below` and `above` enclosing all of its
+            error that is not chance.
         converged: whether the optimiser's own criterion, or early stopping, ended the run.
         message: why it ended.
         seconds: wall time.

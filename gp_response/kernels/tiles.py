@@ -29,8 +29,8 @@ def tiles(n: int, m: int, size: int, depth: int, *, symmetric: bool) -> Iterator
 
     Few rows make broad blocks.
     """
-    high = -(-n // -(-n // size)) if n else 1  # blocks of equal height, as far as that goes
-    wide = high if symmetric else max(size, size * size // max(1, min(n, size)))
+    high = max(1, min(n, size))
+    wide = high if symmetric else max(size, size * size // high)
     for i in range(0, n, high):
         rows, j = slice(i, min(i + high, n)), i if symmetric else 0
         while j < m:
