@@ -222,7 +222,7 @@ def test_every_kind_of_kernel_by_cg_is_what_it_is_by_cholesky(kernel):
     gap = (ways["cg"].matrix - ways["cholesky"].matrix).abs()
     assert ways["cg"].converged
     assert bool((gap <= ways["cg"].error + ways["cholesky"].error).all())
-    assert float(gap.max() / ways["cholesky"].matrix.abs().max()) < 1e-5
+    assert float(gap.max() / ways["cholesky"].matrix.abs().max()) < 1e-4
 
 
 def test_weights_of_zero_and_other_temperatures():

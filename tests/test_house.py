@@ -33,7 +33,9 @@ def test_experiments_import_the_package_and_not_one_another():
 
 @pytest.mark.parametrize("rule", [house.settings_faults, house.pickle_faults])
 def test_no_global_settings_and_no_pickle(rule):
-    faults = [f"{name}: {fault}" for name, source in {**PACKAGE, **EXPERIMENTS}.items() for fault in rule(source)]
+    tuners = house.TUNERS if rule is house.settings_faults else set()
+    read = {name: source for name, source in {**PACKAGE, **EXPERIMENTS}.items() if name not in tuners}
+    faults = [f"{name}: {fault}" for name, source in read.items() for fault in rule(source)]
     assert not faults, "\n".join(faults)
 
 

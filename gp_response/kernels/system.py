@@ -1,6 +1,7 @@
 """The whitened system `B = c + p K p` of a kernel on points, never stored unless there is room."""
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,7 +63,9 @@ class KernelSystem:
         if extended:
             rows = torch.arange(self.n, device=self.device).split(ROWS)
             return torch.cat([residual(rhs[at], self._rows(at), v) for at in rows])
-        return rhs - self.shift[:, None] * v - self.scale * self._kept("exact").product(self.scale * v)
+        # Kept blocks where products have made them; otherwise they pass by, which costs less than keeping them.
+        blocks = self._blocks.get("float64") or self._passing
+        return rhs - self.shift[:, None] * v - self.scale * blocks.product(self.scale * v)
 
     def rounding(self, v: Tensor, *, extended: bool = False) -> Tensor:
         # |B_ij| <= (d_i d_j)^½ for a positive definite matrix; the roundings of its entries are taken as random.
@@ -74,7 +77,10 @@ class KernelSystem:
         return self._diagonal
 
     def columns(self, index: Tensor) -> Tensor:
-        return self.scale * self.kernel.matrix(self.x, self.x[index]) * self.scale[index].T
+        # Products are the fastest way to entries, also with the identity.
+        one = torch.eye(len(index), dtype=torch.float64, device=self.device)
+        columns = self.kernel.operator(self.x, self.x[index], backend="blocked") @ one
+        return columns.mul_(self.scale).mul_(self.scale[index].T)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         held = self._hold() if dtype == torch.float64 else None
@@ -90,7 +96,7 @@ class KernelSystem:
         """Keep B itself where the budget allows: extended sums then need not evaluate the kernel again."""
         if self._held is None and 8 * self.n**2 <= self.keep:
             self._held = self._assembled(torch.float64)
-            self._blocks.pop("exact", None)
+            self._blocks.pop("float64", None)
         return self._held
 
     def _rows(self, at: Tensor) -> Tensor:
@@ -98,16 +104,16 @@ class KernelSystem:
         rows[torch.arange(len(at)), at] += self.shift[at]
         return rows
 
+    @cached_property
+    def _passing(self) -> SymmetricBlocks:
+        return SymmetricBlocks(self.kernel, self.x, dtype=torch.float64, exact=True)
+
     def _kept(self, name: str) -> SymmetricBlocks:
-        """Blocks for one kind of product: fast ones in two precisions, exact ones for residuals."""
+        """Blocks by precision. Those in float64 are exact, and serve products and residuals alike."""
         if name not in self._blocks:
-            if name == "float64":
-                self._blocks.pop("float32", None)
-            room = self.keep if name != "exact" else self.keep // 3
-            free = min(room, self.keep - sum(blocks.kept for blocks in self._blocks.values()))
-            dtype = torch.float32 if name == "float32" else torch.float64
+            free = max(0, self.keep - sum(blocks.kept for blocks in self._blocks.values()))
             self._blocks[name] = SymmetricBlocks(
-                self.kernel, self.x.to(dtype), dtype=dtype, keep_bytes=max(0, free), exact=name == "exact"
+                self.kernel, self.x, dtype=getattr(torch, name), keep_bytes=free, exact=name == "float64"
             )
         return self._blocks[name]
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gp_response.linalg.preconditioner import Preconditioner
 
-CHECK = 4  # iterations between two looks at the true norms, which cost an application of M^½
 PATIENCE = 250  # iterations without progress before a column counts as stuck
 
 
@@ -61,13 +60,16 @@ def block_cg(
     *,
     floor: float,
     limit: int,
+    precision: torch.dtype = torch.float64,
     watch: Callable[[int, float], None] = lambda iteration, worst: None,
 ) -> Cycle:
-    """Solve `B X = rhs` from zero, in the precision of rhs.
+    """Solve `B X = rhs` from zero. Products take vectors rounded to `precision`; everything else is in float64.
+
+    The rounded vectors are the ones that the iterates are made of, so that rounding them loses nothing.
 
     Args:
         product: v (n, t) -> B v.
-        rhs: (n, t), t <= n.
+        rhs: (n, t) float64, t <= n.
         goal: see `Goal`; in float64.
         floor: no column is taken below this fraction of its first whitened residual: the precision gives no more.
         limit: most iterations.
@@ -78,10 +80,13 @@ def block_cg(
     first = sigma.norm(dim=0)
     size = torch.where(first > 0, first, torch.ones_like(first))
     found = Cycle(torch.zeros_like(rhs), goal.aside.to(rhs), goal.met | (first == 0))
+    # ‖L⁻¹r‖ never exceeds ‖r‖/√c: before it is below the goal there is no need to look at true norms.
+    near = goal.norm.double() / preconditioner.root_diagonal.min()
     aim, best, since = floor * size, size.clone(), torch.zeros_like(first)
     while found.iterations < limit:
-        image = product(search)
-        core = _inverse((search.T @ image).double())
+        search = search.to(precision)
+        image, search = product(search).to(rhs), search.to(rhs)
+        core = _inverse(search.T @ image)
         live = _live(sigma, aim, since)
         found.value.addmm_(search, torch.where(live, core @ sigma, 0.0).to(rhs))
         basis, turn = _orthonormal(basis - preconditioner.whiten(image) @ core.to(rhs))
@@ -91,8 +96,7 @@ def block_cg(
         now = sigma.norm(dim=0)
         better = now < 0.9 * best
         best, since = torch.where(better, now, best), torch.where(better, 0.0, since + 1.0)
-        ended = live & ~_live(sigma, aim, since)  # seen now or never: from here on their residual stands still
-        if found.iterations % CHECK == 0 or bool(ended.any()):
+        if bool((live & (now <= near)).any()) or bool((live & ~_live(sigma, aim, since)).any()):
             true = preconditioner.unwhiten(basis @ sigma.to(rhs)).norm(dim=0).double()
             new = (true <= goal.norm) & live & ~found.met
             found.aside[:, new] = found.value[:, new]

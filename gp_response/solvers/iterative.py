@@ -21,7 +21,7 @@ PRECONDITIONERS = ("pivoted", "nystrom", "none")
 FLOOR_FLOAT64 = 1e-11
 FLOOR_FLOAT32 = (3e-6, 1e-2, 1e-2)  # at least, at most, and in units of the perturbation by rounded entries
 SHARP = 2.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
-ONE_RUN = 0.03  # floor of single precision, in units of the tolerance, at which one run reaches a sharp bound
+ONE_RUN = 3.0  # what rounded entries leave of a residual, in units of the tolerance, for one run to do
 WIDE = 48  # right-hand sides from which the products, not the kernel's entries, take most of the time
 LOST = 0.3  # largest perturbation of the system by float32 entries, against its smallest eigenvalue, to begin with
 
@@ -88,7 +88,7 @@ class CG:
         """
         if self.rank is not None:
             return min(self.rank, n), min(self.rank, n)
-        usual = min(n // 4, 1024, 64 + 6 * int(n**0.5))
+        usual = min(n // 4, 1024, 64 + 4 * int(n**0.5))
         return usual, min(n // 2, 3 * usual, 2048)
 
     def precondition(self, system: System) -> Preconditioner:
@@ -157,7 +157,7 @@ class FactoredCG:
 
     def _cycle(self, precision: str, watch: Callable[[int, float], None], rhs: Tensor, goal: Goal) -> Cycle:
         return block_cg(
-            self.system.product, self.preconditioner, rhs.to(getattr(torch, precision)), goal,
+            self.system.product, self.preconditioner, rhs, goal, precision=getattr(torch, precision),
             floor=self._floor(precision), limit=self.solver.max_iterations, watch=watch,
         )  # fmt: skip
 
@@ -176,7 +176,7 @@ class FactoredCG:
         """
         if self.solver.precision != "auto":
             return [self.solver.precision]
-        one_run = self._floor("float32") <= ONE_RUN * self.solver.tolerance
+        one_run = self._moved <= ONE_RUN * self.solver.tolerance
         keeps_float64 = 4 * self.system.n**2 <= getattr(self.system, "keep", 0)
         if self._moved < LOST and (one_run or not (keeps_float64 or columns >= WIDE)):
             return ["float32", "float64"]
