@@ -8,8 +8,10 @@ than those published for exact GPs on such splits (Bartels et al. 2023, tables 2
 
 Command: gp-response run exact_uci [task="trained pol"]; GP_RESPONSE_DATA names the folder with the sets and, for the
 published part, published_hyperparameters.json. The smoke run trains on packaged data.
-Cost: {cost}
-Expected: {expected}
+Cost: on two cores about a minute of training for elevators and pol (11,066 and 10,000 rows, 3.0 and 2.3 GiB), ten for kin40k
+(26,666 rows) at half a minute a gradient, and then a Cholesky factor and as many substitutions for the predictions.
+Expected: elevators RMSE 0.3534 and NLL 0.3765 (published 0.3512 and 0.378), log evidence a row -0.4222; pol 0.0778 and -1.181
+(0.0813 and -0.781), 0.9987.
 
 The random splits of the published table are unknown; these are seeded shuffles of all rows. Predictive variances come from
 a float64 Cholesky factor by forward substitution, test rows in blocks, whatever the training was.
@@ -73,7 +75,7 @@ def published(name: str, rows: int | None, split: int) -> dict[str, Any]:
     found = hyperparameters(name, split)
     kernel = gr.Matern32(ard=data.dim, lengthscale=found["length_scale"], outputscale=found["signal_scale"] ** 2)
     result: dict[str, Any] = {"training_rows": len(data.train), "columns": data.dim}
-    for solver in (gr.Cholesky(), gr.CG()):
+    for solver in (gr.Cholesky(refine=0), gr.CG(tolerance=1e-4, sharp=False)):
         started, label = time.perf_counter(), type(solver).__name__.lower()
         head = gr.Exact(kernel, noise=found["noise_scale"] ** 2, solver=solver)
         posterior = head.condition(data)
