@@ -14,7 +14,7 @@ from gp_response.linalg.memory import free_bytes
 from gp_response.linalg.system import ROUNDING
 
 BACKENDS = ("auto", "blocked", "dense", "keops")
-SHARE = 0.25  # of the free memory goes into kept blocks when nobody says how much
+SHARE = 0.15  # of the free memory goes into kept blocks when nobody says how much
 ROWS = 1024  # of K evaluated at a time for residuals in extended precision
 PLAIN = 12.0  # rounding of a plain sum over a block of 1,024 entries, in eps, taken as random (Higham & Mary 2019)
 
@@ -28,7 +28,7 @@ class KernelSystem:
         scale: p, (n,) float64 powers of two (or zero), so that scaling rounds nothing.
         shift: c, (n,) float64, at least 1.
         backend: of the fast products: "auto", "blocked", "dense" or "keops".
-        keep: bytes of kernel blocks that may stay in memory; None takes a quarter of what is free.
+        keep: bytes of kernel blocks that may stay in memory; None takes a seventh of what is free.
     """
 
     def __init__(

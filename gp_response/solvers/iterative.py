@@ -45,7 +45,7 @@ class CG:
         max_iterations: most products for one block of right-hand sides.
         seed: of the pivots.
         backend: of the products: "auto", "blocked", "dense" or "keops".
-        keep: bytes of kernel blocks that may stay in memory between products; None takes a quarter of what is free.
+        keep: bytes of kernel blocks that may stay in memory between products; None takes a seventh of what is free.
         progress: show a bar.
     """
 
