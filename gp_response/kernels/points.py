@@ -16,7 +16,7 @@ def each(function: Callable[[Any], Any], points: Coordinates) -> Coordinates:
     return tuple(each(function, p) for p in points) if isinstance(points, tuple) else function(points)
 
 
-def leaves(points: Coordinates) -> list[Tensor]:
+def leaves(points: Coordinates) -> list[Any]:
     """The tensors of a nest, left to right."""
     return [leaf for p in points for leaf in leaves(p)] if isinstance(points, tuple) else [points]
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 
 from gp_response.errors import InputError
@@ -37,7 +38,7 @@ class Cholesky:
         if self.precision not in (None, "float32", "float64"):
             raise InputError(f"Cholesky(precision={self.precision!r}): expected 'float32', 'float64' or None")
 
-    def factor(self, matrix: Tensor | System) -> "FactoredCholesky":
+    def factor(self, matrix: Tensor | LinearOperator | System) -> "FactoredCholesky":
         """Factor A (n, n), a tensor, LinearOperator or System, once for many right-hand sides.
 
         Raises:
@@ -46,7 +47,7 @@ class Cholesky:
         system = as_system(matrix)
         return FactoredCholesky(self, system, CholeskyFactor.of(system, self.precision))
 
-    def solve(self, matrix: Tensor | System, rhs: Tensor) -> Solution:
+    def solve(self, matrix: Tensor | LinearOperator | System, rhs: Tensor) -> Solution:
         """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t)."""
         return self.factor(matrix).solve(rhs)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
+from linear_operator import LinearOperator
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -73,11 +74,11 @@ class CG:
             if value is not None and (not isinstance(value, int) or value < low):
                 raise InputError(f"CG({name}={value!r}): expected an integer of {low} or more")
 
-    def factor(self, matrix: Tensor | System) -> "FactoredCG":
+    def factor(self, matrix: Tensor | LinearOperator | System) -> "FactoredCG":
         """Build the preconditioner of A (n, n), a tensor, LinearOperator or System, for many right-hand sides."""
         return FactoredCG(self, as_system(matrix))
 
-    def solve(self, matrix: Tensor | System, rhs: Tensor, *, guess: Tensor | None = None) -> Solution:
+    def solve(self, matrix: Tensor | LinearOperator | System, rhs: Tensor, *, guess: Tensor | None = None) -> Solution:
         """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t), from a guess of B's shape."""
         return self.factor(matrix).solve(rhs, guess=guess)
 
