@@ -280,3 +280,11 @@ def test_the_log_evidence_is_estimated_within_its_error():
     assert abs(found.value - exact) < 4.0 * found.standard_error + found.below + found.above
     with pytest.raises(gr.InputError, match="estimate_log_evidence"):
         posterior.log_evidence()
+
+
+def test_derivatives_of_refits_do_not_depend_on_the_solver():
+    data = duplicated(60)
+    head = gr.Exact(gr.Matern32(), noise=0.1, solver=gr.CG(tolerance=1e-10))
+    chi = gr.susceptibility(head.condition(data), gr.value(data.test.x), gr.reweight([3, 9]))
+    refit = gr.refit_response(head, data, gr.value(data.test.x), gr.reweight([3, 9]))
+    assert torch.allclose(chi.matrix, refit.matrix, rtol=1e-7, atol=1e-12)

@@ -25,7 +25,7 @@ from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored
 from gp_response.linalg.system import ROUNDING
 from gp_response.linalg.transforms import inside_transform
 from gp_response.posterior import Certified, Posterior, Probe
-from gp_response.solvers import Factor, FactoredCG, FactoredCholesky, Solution
+from gp_response.solvers import Cholesky, Factor, FactoredCG, FactoredCholesky, Solution
 
 EPS = torch.finfo(torch.float64).eps
 MANY = 1 / 16  # of the rows: their own variances then cost less from one more factor than by a refined solve each
@@ -47,14 +47,15 @@ class ExactPosterior(Posterior):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta
         self.whitening = whiten(data, noise, beta)
-        self.factor: Factor = solver.factor(self._system())
+        # Derivatives of refits go through the matrix itself, and through a factor of it whatever the solver.
+        self.factor: Factor = (Cholesky() if inside_transform() else solver).factor(self._system())
         self.target: Solution = self.factor.solve(self.whitened_target())
         self.trace: Trace | None = None
         self._loose: Enclosure | None = None
 
     def _system(self) -> Any:
         x = self.data.train.x
-        if inside_transform():  # derivatives of refits go through the matrix itself
+        if inside_transform():
             return self.whitening.system(self.kernel.matrix(x.double()))
         options = {name: getattr(self.solver, name) for name in ("backend", "keep") if hasattr(self.solver, name)}
         return KernelSystem(self.kernel, x, self.whitening.scale, self.whitening.shift, **options)
