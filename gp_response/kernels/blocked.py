@@ -11,8 +11,8 @@ from gp_response.kernels import dense
 from gp_response.kernels.blocks import blocks_of, tiles_of
 from gp_response.kernels.casting import call_with, state
 from gp_response.kernels.gradients import add_gradients
-from gp_response.kernels.points import Coordinates, batch_shape, each, leaves, length
-from gp_response.kernels.tiles import add_block
+from gp_response.kernels.points import Coordinates, batch_shape, each, leaves
+from gp_response.kernels.tiles import RunningProduct
 from gp_response.linalg.transforms import inside_transform
 
 
@@ -36,11 +36,11 @@ def product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
 def _multiply(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
     with torch.no_grad():
         blocks = blocks_of(kernel, cx, cy, v.dtype)
-        vt = v.mT.contiguous()
-        out = vt.new_zeros(len(vt), length(cx))
-        for tile in tiles_of(kernel, cx, cy):
-            add_block(out, blocks(tile), vt, tile, mirrored=cy is cx)
-        return out.mul_(blocks.factor).mT.contiguous()
+        tiling = tiles_of(kernel, cx, cy)
+        total = RunningProduct(tiling, v)
+        for tile in tiling:
+            total.add(blocks(tile), tile)
+        return total.total(blocks.factor)
 
 
 class _Product(torch.autograd.Function):

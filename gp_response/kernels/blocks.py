@@ -1,7 +1,7 @@
 """Blocks of a kernel matrix, evaluated fast and without gradients: what products of matrices are made of."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +11,7 @@ from gp_response.kernels.augmented import ENTRY_ERROR, Distances
 from gp_response.kernels.buffers import Buffer
 from gp_response.kernels.casting import call_in_dtype_of
 from gp_response.kernels.points import Coordinates, each, leaves, length, take
-from gp_response.kernels.tiles import Tile, cut, multiply, tiles
+from gp_response.kernels.tiles import Tile, Tiling, cut, multiply, tiles
 
 SIDE = 512  # of a block on a CPU: with its work it stays in the cache of a core
 CUDA_SIDE = 4096
@@ -166,7 +166,7 @@ def side(kernel: Any, points: Coordinates) -> int:
     return max(16, math.isqrt(most * most // max(1, kernel.width(points))))
 
 
-def tiles_of(kernel: Any, cx: Coordinates, cy: Coordinates, block: int | None = None) -> Iterator[Tile]:
+def tiles_of(kernel: Any, cx: Coordinates, cy: Coordinates, block: int | None = None) -> Tiling:
     """The tiles of K(x, y), of a size and number for this machine."""
     depth = 1 if leaves(cx)[0].is_cuda else torch.get_num_threads()
     return tiles(length(cx), length(cy), block or side(kernel, cx), depth, symmetric=cy is cx)

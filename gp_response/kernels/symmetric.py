@@ -10,7 +10,7 @@ from gp_response.kernels import blocked
 from gp_response.kernels.blocks import Blocks, blocks_of, tiles_of
 from gp_response.kernels.casting import call_in_dtype_of, call_with, state
 from gp_response.kernels.points import Coordinates, check_points
-from gp_response.kernels.tiles import Tile, add_block
+from gp_response.kernels.tiles import RunningProduct, Tile
 
 
 class SymmetricBlocks:
@@ -53,7 +53,7 @@ class SymmetricBlocks:
             points = call_in_dtype_of(x, kernel, _coordinates, x)
             self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
             self._blocks: Blocks = call_with(kernel, self._state, _blocks, points, dtype, exact)
-        self._tiles = list(tiles_of(kernel, points, points, block))
+        self._tiles = tiles_of(kernel, points, points, block)
 
     @property
     def mode(self) -> str:
@@ -68,12 +68,11 @@ class SymmetricBlocks:
             return call_with(self._kernel, self._state, self._product, v.to(self.dtype))
 
     def _product(self, _: Any, v: Tensor) -> Tensor:
-        v = v.mT.contiguous()
-        out = torch.zeros_like(v)
+        total = RunningProduct(self._tiles, v)
         for i, tile in enumerate(self._tiles):
             k = self._store[i] if i < len(self._store) else self._evaluated(i, tile)
-            add_block(out, k, v, tile, mirrored=True)
-        return out.mul_(self._blocks.factor).mT.contiguous()
+            total.add(k, tile)
+        return total.total(self._blocks.factor)
 
     def _evaluated(self, i: int, tile: Tile) -> Tensor:
         """Blocks, kept where there is room; the kept ones are the first."""

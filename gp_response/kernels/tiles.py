@@ -5,6 +5,7 @@ block would change hands at every step, as matrix products and elementwise funct
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,20 +25,34 @@ class Tile(NamedTuple):
         return self.rows.start == self.columns.start
 
 
-def tiles(n: int, m: int, size: int, depth: int, *, symmetric: bool) -> Iterator[Tile]:
-    """The tiles of an n x m matrix in blocks of at most size x size; those on and above the diagonal of a symmetric one.
+@dataclass(frozen=True)
+class Tiling:
+    """An n x m matrix in tiles of up to `depth` blocks, of `high` rows and `wide` columns but for the last ones.
 
-    Few rows make broad blocks.
+    Of a symmetric matrix, the tiles on and above the diagonal.
     """
+
+    n: int
+    m: int
+    high: int
+    wide: int
+    depth: int
+    symmetric: bool
+
+    def __iter__(self) -> Iterator[Tile]:
+        for i in range(0, self.n, self.high):
+            rows, j = slice(i, min(i + self.high, self.n)), i if self.symmetric else 0
+            while j < self.m:
+                whole = min(self.depth, (self.m - j) // self.wide)
+                stop = j + whole * self.wide if whole else self.m
+                yield Tile(rows, slice(j, stop), whole or 1)
+                j = stop
+
+
+def tiles(n: int, m: int, size: int, depth: int, *, symmetric: bool) -> Tiling:
+    """The tiling of an n x m matrix with blocks of at most size² entries; few rows make broad blocks."""
     high = max(1, min(n, size))
-    wide = high if symmetric else max(size, size * size // high)
-    for i in range(0, n, high):
-        rows, j = slice(i, min(i + high, n)), i if symmetric else 0
-        while j < m:
-            whole = min(depth, (m - j) // wide)
-            stop = j + whole * wide if whole else m
-            yield Tile(rows, slice(j, stop), whole or 1)
-            j = stop
+    return Tiling(n, m, high, high if symmetric else max(size, size * size // high), depth, symmetric)
 
 
 def cut(t: Tensor, tile: Tile) -> Tensor:
@@ -54,20 +69,58 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) -> 
     return out.baddbmm_(left, right) if add else torch.bmm(left, right, out=out)
 
 
-def add_block(out: Tensor, k: Tensor, v: Tensor, tile: Tile, *, mirrored: bool) -> None:
-    """Add what blocks k, and their mirror images where they stand off the diagonal, contribute to out = (K vᵀ)ᵀ.
+class RunningProduct:
+    """K @ v for v (m, t), summed up from the tiles of K and, where it is symmetric, their mirror images.
 
-    v and out are (t, n): matrix libraries are two times slower with few columns than with few rows.
+    Vectors are kept as rows, block by block (blocks, t, w): matrix libraries are two times slower with few columns than
+    with few rows, and what a stack of blocks contributes is added by one of their calls.
     """
-    first, rows = int(tile.starts_on_diagonal), v[:, tile.rows]
-    if len(k) == 1:
-        out[:, tile.rows].addmm_(v[:, tile.columns], k[0].mT)
-        if mirrored and not first:
-            out[:, tile.columns].addmm_(rows, k[0])
-        return
-    out[:, tile.rows] += torch.bmm(cut(v, tile), k.mT).sum(0)
-    if mirrored:
-        cut(out, tile)[first:] += torch.bmm(rows.expand(len(k) - first, *rows.shape), k[first:])
+
+    def __init__(self, tiling: Tiling, v: Tensor) -> None:
+        self.tiling = tiling
+        self.v = _in_blocks(v, tiling.wide)
+        self.result = v.new_zeros(-(-tiling.n // tiling.high), v.shape[1], tiling.high)
+        # One a block of a stack: added up once the row is done.
+        self._parts = v.new_zeros(tiling.depth, v.shape[1], tiling.high)
+        self._row = 0
+
+    def add(self, k: Tensor, tile: Tile) -> None:
+        """Take in the blocks k (depth, n, w) of a tile; tiles come row by row."""
+        depth, n, w = k.shape
+        i, j = tile.rows.start // self.tiling.high, tile.columns.start // self.tiling.wide
+        if i != self._row:
+            self._finish(i)
+        if depth == 1:
+            self._parts[0, :, :n].addmm_(self.v[j, :, :w], k[0].mT)
+        else:
+            self._parts[:depth, :, :n].baddbmm_(self.v[j : j + depth, :, :w], k.mT)
+        first = int(tile.starts_on_diagonal)
+        if not self.tiling.symmetric or first == depth:
+            return
+        rows, into = self.v[i, :, :n], self.result[j + first : j + depth, :, :w]
+        if len(into) == 1:
+            into[0].addmm_(rows, k[first])
+        else:
+            into.baddbmm_(rows.expand(len(into), *rows.shape), k[first:])
+
+    def _finish(self, row: int) -> None:
+        self.result[self._row] += self._parts.sum(0)
+        self._parts.zero_()
+        self._row = row
+
+    def total(self, factor: float = 1.0) -> Tensor:
+        """The product (n, t), times a factor."""
+        if self.tiling.n:
+            self._finish(self._row)
+        return self.result.mul_(factor).transpose(1, 2).flatten(0, 1)[: self.tiling.n].contiguous()
 
 
-__all__ = ["Tile", "add_block", "cut", "multiply", "tiles"]
+def _in_blocks(v: Tensor, wide: int) -> Tensor:
+    """v (m, t) as (blocks, t, wide), the last one filled up with zeros."""
+    blocks = -(-len(v) // wide)
+    padded = v.new_zeros(blocks * wide, v.shape[1])
+    padded[: len(v)] = v
+    return padded.unflatten(0, (blocks, wide)).mT.contiguous() if blocks else v.new_zeros(0, v.shape[1], wide)
+
+
+__all__ = ["RunningProduct", "Tile", "Tiling", "cut", "multiply", "tiles"]
