@@ -1,5 +1,7 @@
 """Iterative solves: certified against dense float64 where problems are hard, and flagged where they cannot be solved."""
 
+import os
+
 import pytest
 import torch
 
@@ -288,3 +290,16 @@ def test_derivatives_of_refits_do_not_depend_on_the_solver():
     chi = gr.susceptibility(head.condition(data), gr.value(data.test.x), gr.reweight([3, 9]))
     refit = gr.refit_response(head, data, gr.value(data.test.x), gr.reweight([3, 9]))
     assert torch.allclose(chi.matrix, refit.matrix, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.skipif("GP_RESPONSE_DATA" not in os.environ, reason="GP_RESPONSE_DATA names no folder with the UCI sets")
+@pytest.mark.parametrize("noise", NOISES)
+def test_bounds_cover_and_are_sharp_on_a_set_of_which_most_inputs_are_duplicated(noise):
+    data = gr.load("keggundirected", n=1500)
+    head = gr.Exact(gr.Matern32(lengthscale=2.0), noise=noise, solver=gr.CG(tolerance=1e-4))
+    data = gr.dataset(data.train.x, data.train.y, test_x=data.test.x[:20], test_y=data.test.y[:20], standardise=False)
+    chi = response(head, data)
+    off = (chi.matrix - truth(head, data)).abs()
+    assert chi.converged
+    assert bool((off <= chi.error).all())
+    assert float((chi.error / off.clamp_min(1e-300)).median()) < 100.0
