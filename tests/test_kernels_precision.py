@@ -11,6 +11,7 @@ from gp_response.kernels import RBF, Kernel, Matern12, Matern32, Matern52, Ratio
 from gp_response.kernels.augmented import ENTRY_ERROR, too_near
 from gp_response.kernels.symmetric import SymmetricBlocks
 
+pytestmark = pytest.mark.usefixtures("way")
 DTYPES = [torch.float64, torch.float32]
 STATIONARY = {
     "RBF": lambda: RBF(lengthscale=ARD),
@@ -66,10 +67,17 @@ def test_the_diagonal_is_exactly_that_of_distance_0():
         assert torch.equal(k.diagonal(), torch.ones(300, dtype=torch.float64))
 
 
-def test_the_precision_follows_from_the_profile_and_the_spread():
+def test_the_precision_follows_from_the_profile_and_the_spread(way):
     def mode(kernel, spread, dtype):
         return SymmetricBlocks(kernel, spread * points(200), dtype=dtype).mode
 
+    if way == "compiled":
+        kernels = (RBF(), 0.5, torch.float32), (Matern12(), 0.5, torch.float32), (RBF(), 1e5, torch.float64)
+        assert all(mode(*of) == "compiled" for of in kernels)
+        # float32 would move these points by more than their kernel forgives.
+        assert mode(RBF(), 1e5, torch.float32) == mode(Matern12(), 1e3, torch.float32) == "repaired"
+        assert mode(Cauchy(), 0.5, torch.float32) == "product"
+        return
     assert mode(RBF(), 0.5, torch.float32) == mode(Cauchy(), 0.5, torch.float32) == "product"
     assert mode(RBF(), 10.0, torch.float32) == mode(Matern12(), 0.5, torch.float32) == "double"
     assert mode(RBF(), 1.0, torch.float64) == "product"
@@ -94,7 +102,7 @@ LONG = {
 
 @pytest.mark.parametrize("place", [(0.0, 1.0), (1e4, 1.0), (0.0, 1e3), (1e8, 1e4), (1.0, 0.01)], ids=str)
 @pytest.mark.parametrize("name", LONG)
-def test_exact_blocks_are_right_to_the_last_bits(name, place):
+def test_exact_blocks_are_right_to_the_last_bits(name, place, way):
     """Against differences in extended precision, where x86 has it."""
     far, spread = place
     kernel = {"RBF": RBF, "Matern12": Matern12, "Matern32": Matern32}[name]()
@@ -103,7 +111,7 @@ def test_exact_blocks_are_right_to_the_last_bits(name, place):
         long = x.numpy().astype(np.longdouble)
         expected = LONG[name](((long[:, None] - long[None]) ** 2).sum(-1))
         blocks = SymmetricBlocks(kernel, x, exact=True, block=97)
-        assert blocks.mode == "split"
+        assert blocks.mode == ("compiled" if way == "compiled" else "split")
         got = blocks.product(torch.eye(200, dtype=x.dtype)).numpy()
         assert float(np.abs(got - expected).max()) <= 4 * np.finfo(np.float64).eps
 
@@ -117,7 +125,9 @@ def test_a_formula_far_from_the_origin_is_not_rounded_before_its_differences():
     assert float((entries(kernel, x, torch.float32) - exact(kernel, x)).abs().max()) <= 1e-6
 
 
-def test_coarse_matrix_products_of_the_caller_do_not_reach_the_distances():
+def test_coarse_matrix_products_of_the_caller_do_not_reach_the_distances(way):
+    if way == "compiled":
+        pytest.skip("no matrix products there")
     kernel, x = RBF(), points(100)
     before = torch.get_float32_matmul_precision()
     try:

@@ -140,11 +140,31 @@ def _growth(u: Tensor, w: Tensor) -> float:
 
 
 def _mode(profile: Callable[[Tensor], Tensor], growth: float, dtype: torch.dtype) -> str:
-    tolerance = ENTRY_ERROR[dtype] * torch.finfo(dtype).eps
     for mode, working in (("product", dtype), ("double", torch.float64)):
-        if too_near(profile, growth * _precision(working), tolerance) is None:
+        if too_near(profile, growth * _precision(working), _tolerance(dtype)) is None:
             return mode
     return "repaired"
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return ENTRY_ERROR[dtype] * torch.finfo(dtype).eps
+
+
+def ready(
+    x: Tensor, y: Tensor, dtype: torch.dtype, *, profile: Callable[[Tensor], Tensor], exact: bool
+) -> tuple[Tensor, Tensor, bool] | None:
+    """Points to take distances of in one precision, and whether products will do; None where differences will not.
+
+    In float64 differences do whatever the points, and nothing moves them. float32 rounds points, centred ones less.
+    """
+    u, w = _centred(x, y)
+    if not exact and too_near(profile, _growth(u, w) * torch.finfo(dtype).eps, _tolerance(dtype)) is None:
+        return u, w, True
+    if dtype == torch.float64:
+        return x.double(), x.double() if y is x else y.double(), False
+    moved = torch.finfo(dtype).eps * max([float(p.square().sum(1).max().sqrt()) for p in (u, w) if p.numel()] or [0.0])
+    near = too_near(profile, lambda r2: 2.0 * r2.sqrt() * moved + moved**2, _tolerance(dtype))
+    return (u, w, False) if near is None else None
 
 
 def _precision(dtype: torch.dtype) -> float:
@@ -153,13 +173,16 @@ def _precision(dtype: torch.dtype) -> float:
     return 2.0**-8 if rounded else torch.finfo(dtype).eps
 
 
-def too_near(profile: Callable[[Tensor], Tensor], error: float, tolerance: float) -> float | None:
+def too_near(
+    profile: Callable[[Tensor], Tensor], error: float | Callable[[Tensor], Tensor], tolerance: float
+) -> float | None:
     """The squared distance up to which an `error` in it can move the profile by more than `tolerance`, None if none.
 
-    The tolerance is relative to the largest value. What is not a number counts as moved.
+    The tolerance is relative to the largest value. What is not a number counts as moved. error: or a function of it.
     """
     r2 = torch.cat([torch.zeros(1, dtype=torch.float64), torch.logspace(-20, 6, 209, dtype=torch.float64)])
-    values = profile(torch.stack([r2, r2 + error, (r2 - error).clamp_min(0.0)])).expand(3, -1)
+    off = error(r2) if callable(error) else error
+    values = profile(torch.stack([r2, r2 + off, (r2 - off).clamp_min(0.0)])).expand(3, -1)
     moved = (values[1:] - values[0]).abs().amax(0)
     bad = (~(moved <= tolerance * values[0].abs().max())).nonzero()
     if not len(bad):
@@ -168,4 +191,4 @@ def too_near(profile: Callable[[Tensor], Tensor], error: float, tolerance: float
     return float(r2[last + 1]) if last + 1 < len(r2) else math.inf
 
 
-__all__ = ["ENTRY_ERROR", "Distances", "too_near"]
+__all__ = ["ENTRY_ERROR", "Distances", "ready", "too_near"]

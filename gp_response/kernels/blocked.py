@@ -36,6 +36,8 @@ def product(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
 def _multiply(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tensor:
     with torch.no_grad():
         blocks = blocks_of(kernel, cx, cy, v.dtype)
+        if blocks.pairs is not None:
+            return blocks.pairs.product(v).mul_(blocks.factor)
         tiling = tiles_of(kernel, cx, cy)
         total = RunningProduct(tiling, v)
         for tile in tiling:

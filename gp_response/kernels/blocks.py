@@ -7,14 +7,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from gp_response.kernels.augmented import ENTRY_ERROR, Distances
+from gp_response.kernels import compiled
+from gp_response.kernels.augmented import ENTRY_ERROR, Distances, ready
 from gp_response.kernels.buffers import Buffer
 from gp_response.kernels.casting import call_in_dtype_of
+from gp_response.kernels.compiled import Pairs
 from gp_response.kernels.points import Coordinates, each, leaves, length, take
 from gp_response.kernels.tiles import Tile, Tiling, cut, multiply, tiles
 
 SIDE = 512  # of a block on a CPU: with its work it stays in the cache of a core
 CUDA_SIDE = 4096
+COMPILED_DIM = 256  # coordinates beyond which matrix products are the faster way to distances
 FAR = 16.0  # coordinates beyond are not rounded before the kernel has taken their differences
 
 
@@ -33,6 +36,7 @@ class Blocks:
 
     factor: float = 1.0
     mode = "own"
+    pairs: Pairs | None = None  # the whole matrix without the factor, where it is multiplied in one call
 
     def __init__(self, kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype) -> None:
         self.kernel, self.dtype, self.cx, self.cy = kernel, dtype, cx, cy
@@ -69,17 +73,39 @@ class DistanceBlocks(Blocks):
         self._in_place_slope = (
             kernel.in_place_slope() if follows(kernel, "in_place_slope", "in_place", "profile") else None
         )
-        self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile, exact=exact)
-        self.mode = self.distances.mode
+        self.pairs = self._compiled(kernel, x, y, dtype, exact)
+        if self.pairs is None:
+            self.distances = Distances(x, y, dtype, multiple=self.multiple, profile=self.profile, exact=exact)
+        self.mode = "compiled" if self.pairs is not None else self.distances.mode
         self._points, self._work, self._other = (x, y, dtype), Buffer(dtype, x.device), Buffer(dtype, x.device)
         self._for_slopes: Distances | None = None
 
+    def _compiled(self, kernel: Any, x: Tensor, y: Tensor, dtype: torch.dtype, exact: bool) -> Pairs | None:
+        known = follows(kernel, "compiled", "in_place", "profile") and kernel.compiled() is not None
+        if x.is_cuda or not known or x.shape[-1] > COMPILED_DIM or compiled.library() is None:
+            return None
+        points = ready(x, y, dtype, profile=self.profile, exact=exact)
+        if points is None:
+            return None
+        u, w, expanded = points
+        return Pairs(u, w, dtype, profile=kernel.compiled(), multiple=self.multiple, expanded=expanded)
+
     def __call__(self, tile: Tile) -> Tensor:
+        if self.pairs is not None:
+            return self._evaluated(self.pairs, tile)
         q = self.distances(tile)
         if self.in_place is None:
             return self.profile(q.clamp_min_(0.0))
         self.in_place(q, self._work)
         return q
+
+    def _evaluated(self, pairs: Pairs, tile: Tile) -> Tensor:
+        wide = (tile.columns.stop - tile.columns.start) // tile.depth
+        out = self._work(tile.depth, tile.rows.stop - tile.rows.start, wide)
+        for i, part in enumerate(out):
+            start = tile.columns.start + i * wide
+            pairs.block(tile.rows, slice(start, start + wide), part)
+        return out
 
     def given(self, tile: Tile) -> Any:
         if self._for_slopes is None:
@@ -119,6 +145,8 @@ class JoinedBlocks(Blocks):
         self.parts, self.join = parts, join
         self.mode = parts[0].mode if len(parts) == 1 else "mixed"
         self.scale = self.factor = _factor(kernel)
+        if len(parts) == 1 and join == getattr(kernel, "join_blocks", None):
+            self.pairs, self.factor = parts[0].pairs, self.scale * parts[0].factor
 
     def __call__(self, tile: Tile) -> Tensor:
         block, factor = self.join([part(tile) for part in self.parts], [part.factor for part in self.parts])

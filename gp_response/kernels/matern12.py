@@ -19,6 +19,9 @@ class Matern12(StationaryKernel):
     def in_place(self) -> tuple[float, InPlace]:
         return 1.0, matern_in_place(0)
 
+    def compiled(self) -> str:
+        return "matern12"
+
     def in_place_slope(self) -> InPlaceSlope:
         return matern_slope_in_place(0)
 

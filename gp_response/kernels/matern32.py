@@ -16,6 +16,9 @@ class Matern32(StationaryKernel):
     def in_place(self) -> tuple[float, InPlace]:
         return 3.0, matern_in_place(1)
 
+    def compiled(self) -> str:
+        return "matern32"
+
     def in_place_slope(self) -> InPlaceSlope:
         return matern_slope_in_place(1)
 

@@ -16,6 +16,9 @@ class Matern52(StationaryKernel):
     def in_place(self) -> tuple[float, InPlace]:
         return 5.0, matern_in_place(2)
 
+    def compiled(self) -> str:
+        return "matern52"
+
     def in_place_slope(self) -> InPlaceSlope:
         return matern_slope_in_place(2)
 

@@ -17,6 +17,9 @@ class RBF(StationaryKernel):
     def in_place(self) -> tuple[float, InPlace]:
         return -0.5, lambda q, work: q.exp_()
 
+    def compiled(self) -> str:
+        return "rbf"
+
     def in_place_slope(self) -> InPlaceSlope:
         return lambda q, work, other: torch.mul(q.exp_(), -0.5, out=work(*q.shape))
 

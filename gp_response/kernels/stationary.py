@@ -31,6 +31,10 @@ class StationaryKernel(Kernel):
         """
         return 1.0, None
 
+    def compiled(self) -> str | None:
+        """Name in `compiled.PROFILES` of the profile of q = multiple * r2 with the multiple of `in_place`, optional."""
+        return None
+
     def in_place_slope(self) -> InPlaceSlope | None:
         """The same for gradients, optional, for profiles without hyperparameters.
 

@@ -19,7 +19,8 @@ class SymmetricBlocks:
     x: (n, d); features and coordinates are evaluated once, in its dtype or `dtype`, whichever is finer.
     dtype: of entries and products, float32 or float64.
     block: rows of a block, at most.
-    keep_bytes: memory for blocks, filled by the first product; those it has no room for are evaluated each time.
+    keep_bytes: memory for blocks, filled by the first product; those it has no room for are evaluated each time, and so
+        are those that are evaluated as fast as they are read.
     exact: take every entry as `Kernel.matrix` does, by differences; otherwise entries are right to 32 eps (float32) or
         1024 eps (float64) of the largest.
 
@@ -45,7 +46,7 @@ class SymmetricBlocks:
             )
         if block is not None and block < 1:
             raise InputError(f"block = {block}; a block needs at least one row")
-        self.n, self.dtype, self.device, self.kept, self._keep = len(x), dtype, x.device, 0, keep_bytes
+        self.n, self.dtype, self.device, self._kept, self._keep = len(x), dtype, x.device, 0, keep_bytes
         self._kernel = kernel
         self._store: list[Tensor] = []
         with torch.no_grad():
@@ -54,11 +55,17 @@ class SymmetricBlocks:
             self._state = {k: _as(t, x.device, dtype) for k, t in state(kernel).items()}
             self._blocks: Blocks = call_with(kernel, self._state, _blocks, points, dtype, exact)
         self._tiles = tiles_of(kernel, points, points, block)
+        if self._blocks.pairs is not None:
+            self._blocks.pairs.keep(keep_bytes)
 
     @property
     def mode(self) -> str:
         """How distances are had, see `Distances`; "mixed" for kernels of parts, "own" for those with other blocks."""
         return self._blocks.mode
+
+    @property
+    def kept(self) -> int:
+        return self._kept if self._blocks.pairs is None else self._blocks.pairs.kept
 
     def product(self, v: Tensor) -> Tensor:
         """K @ v for v (n, t), in `dtype`."""
@@ -68,6 +75,8 @@ class SymmetricBlocks:
             return call_with(self._kernel, self._state, self._product, v.to(self.dtype))
 
     def _product(self, _: Any, v: Tensor) -> Tensor:
+        if self._blocks.pairs is not None:
+            return self._blocks.pairs.product(v).mul_(self._blocks.factor)
         total = RunningProduct(self._tiles, v)
         for i, tile in enumerate(self._tiles):
             k = self._store[i] if i < len(self._store) else self._evaluated(i, tile)
@@ -78,9 +87,9 @@ class SymmetricBlocks:
         """Blocks, kept where there is room; the kept ones are the first."""
         k = self._blocks(tile)
         size = k.numel() * k.element_size()
-        if i == len(self._store) and self.kept + size <= self._keep:
+        if i == len(self._store) and self._kept + size <= self._keep:
             self._store.append(k.clone())
-            self.kept += size
+            self._kept += size
         return k
 
 
