@@ -9,10 +9,10 @@ from torch.autograd import forward_ad
 
 from gp_response.kernels import dense
 from gp_response.kernels.blocks import blocks_of, tiles_of
-from gp_response.kernels.casting import call_with, state
+from gp_response.kernels.casting import call_in_dtype_of, call_with, state
 from gp_response.kernels.gradients import add_gradients
 from gp_response.kernels.points import Coordinates, batch_shape, each, leaves
-from gp_response.kernels.tiles import RunningProduct
+from gp_response.kernels.tiles import RunningProduct, Tile, cut
 from gp_response.linalg.transforms import inside_transform
 
 
@@ -43,6 +43,22 @@ def _multiply(kernel: Any, cx: Coordinates, cy: Coordinates, v: Tensor) -> Tenso
         for tile in tiling:
             total.add(blocks(tile), tile)
         return total.total(blocks.factor)
+
+
+@torch.no_grad()
+def fast_matrix(kernel: Any, x: Tensor, y: Tensor) -> Tensor:
+    """K(x, y) stored, (n, m), with entries as `product` has them and no gradients; for kernels without batches."""
+    return call_in_dtype_of(x, kernel, _fast_matrix, x, y)
+
+
+def _fast_matrix(kernel: Any, x: Tensor, y: Tensor) -> Tensor:
+    cx, cy = kernel.coordinates(kernel.select(x)), kernel.coordinates(kernel.select(y))
+    blocks, out = blocks_of(kernel, cx, cy, x.dtype), x.new_empty(len(x), len(y))
+    if blocks.pairs is not None:
+        return blocks.pairs.block(slice(0, len(x)), slice(0, len(y)), out).mul_(blocks.factor)
+    for tile in tiles_of(kernel, cx, cy):
+        cut(out[tile.rows], Tile(slice(None), tile.columns, tile.depth)).copy_(blocks(tile)).mul_(blocks.factor)
+    return out
 
 
 class _Product(torch.autograd.Function):
@@ -113,4 +129,4 @@ def _zeros(tensors: Iterable[Tensor], wanted: Iterable[bool]) -> list[Tensor | N
     return [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
 
 
-__all__ = ["product"]
+__all__ = ["fast_matrix", "product"]

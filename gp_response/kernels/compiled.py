@@ -24,7 +24,7 @@ SIDE_BYTES = 1024  # of a row of a tile there
 PANEL_BYTES = 256  # of as many columns as are evaluated together
 
 # Coordinates from which reading blocks from memory is faster than evaluating them, with 8 columns (kernel_products).
-KEPT_DIM = {torch.float32: 24, torch.float64: 8}
+KEPT_DIM = {torch.float32: 16, torch.float64: 8}
 
 
 class Pairs:
@@ -52,7 +52,9 @@ class Pairs:
         columns = rows if self.symmetric else _padded(y, dtype, self._side)
         self._x, self._y = rows, columns.unflatten(0, (-1, self._panel)).mT.contiguous()
         # The norms of the rounded points: then rounding moves points, and does not spoil distances.
-        halves = [(0.5 * p.double().square().sum(1)).to(dtype) for p in (rows, columns)] if expanded else [None, None]
+        halves: list[Tensor | None] = [None, None]
+        if expanded:
+            halves = [(0.5 * p.double().square().sum(1)).to(dtype) for p in (rows, columns)]
         self._half_x, self._half_y = halves
         self._store, self._filled = torch.empty(0, self._side**2, dtype=dtype), False
 
@@ -130,21 +132,22 @@ def _padded(points: Tensor, dtype: torch.dtype, side: int) -> Tensor:
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled pairs.cpp, None where it cannot be compiled or loaded; a warning says why, once."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        return _unavailable("there is no C++ compiler (install g++, or name one in CXX)")
+    compiler = os.environ.get("CXX") or shutil.which("g++")
     try:
+        if compiler is None:
+            raise OSError("there is no g++; install it, or name a GCC in CXX")
         return ctypes.CDLL(str(_compiled(compiler)))
-    except subprocess.CalledProcessError as error:
-        return _unavailable(f"{compiler} failed: {error.stderr.decode(errors='replace').strip()[:500]}")
-    except OSError as error:
-        return _unavailable(str(error))
-
-
-def _unavailable(reason: str) -> None:
-    warnings.warn(
-        f"kernel products go by torch, two to three times slower, as pairs.cpp is not compiled: {reason}", stacklevel=3
-    )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (
+            error.stderr.decode(errors="replace").strip()[:500]
+            if isinstance(error, subprocess.CalledProcessError)
+            else ""
+        )
+        warnings.warn(
+            f"kernel products go by torch, two to three times slower, as pairs.cpp is not compiled: {error} {said}",
+            stacklevel=2,
+        )
+        return None
 
 
 def _compiled(compiler: str) -> Path:

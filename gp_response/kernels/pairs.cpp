@@ -51,6 +51,8 @@ template <class T> inline Vec<T> load(const T* p) {
   return v;
 }
 template <class T> inline void store(T* p, Vec<T> v) { std::memcpy(p, &v, BYTES); }
+// Sums over a tile are added up apart: long sums in float then lose few digits.
+template <class T> inline void add(T* p, Vec<T> v) { store<T>(p, load(p) + v); }
 template <class T> inline Vec<T> all(T a) { return a - Vec<T>{}; }
 
 // exp(x) for x <= 0, within two units in the last place; below the smallest normal number, that number.
@@ -163,9 +165,7 @@ template <class T, int N>
 void down(const T* k, int rows, int cols, const T* v, int64_t from, T* out, int64_t to) {
   constexpr int L = LANES<T>, B = 2;
   for (int j = 0; j < cols; j += B * L) {
-    Vec<T> sum[N][B];
-    for (int t = 0; t < N; t++)
-      for (int b = 0; b < B; b++) sum[t][b] = load(out + t * to + j + b * L);
+    Vec<T> sum[N][B] = {};
     for (int i = 0; i < rows; i++) {
       Vec<T> row[B];
       for (int b = 0; b < B; b++) row[b] = load(k + i * WIDE<T> + j + b * L);
@@ -173,7 +173,7 @@ void down(const T* k, int rows, int cols, const T* v, int64_t from, T* out, int6
         for (int b = 0; b < B; b++) sum[t][b] += row[b] * v[t * from + i];
     }
     for (int t = 0; t < N; t++)
-      for (int b = 0; b < B; b++) store(out + t * to + j + b * L, sum[t][b]);
+      for (int b = 0; b < B; b++) add(out + t * to + j + b * L, sum[t][b]);
   }
 }
 
@@ -182,16 +182,14 @@ template <class T, int N>
 void across(const T* k, int rows, int cols, const T* v, int64_t ahead, T* lanes) {
   constexpr int L = LANES<T>, A = 2;
   for (int i = 0; i < rows; i += A) {
-    Vec<T> sum[A][N];
-    for (int a = 0; a < A; a++)
-      for (int t = 0; t < N; t++) sum[a][t] = load(lanes + ((i + a) * N + t) * L);
+    Vec<T> sum[A][N] = {};
     for (int j = 0; j < cols; j += L)
       for (int a = 0; a < A; a++) {
         const Vec<T> row = load(k + (i + a) * WIDE<T> + j);
         for (int t = 0; t < N; t++) sum[a][t] += row * load(v + t * ahead + j);
       }
     for (int a = 0; a < A; a++)
-      for (int t = 0; t < N; t++) store(lanes + ((i + a) * N + t) * L, sum[a][t]);
+      for (int t = 0; t < N; t++) add(lanes + ((i + a) * N + t) * L, sum[a][t]);
   }
 }
 
@@ -200,9 +198,7 @@ template <class T, int B>
 void across_broad(const T* k, int rows, int cols, const T* v, int64_t width, T* out) {
   constexpr int L = LANES<T>, A = 8;
   for (int i = 0; i < rows; i += A) {
-    Vec<T> sum[A][B];
-    for (int a = 0; a < A; a++)
-      for (int b = 0; b < B; b++) sum[a][b] = load(out + (i + a) * width + b * L);
+    Vec<T> sum[A][B] = {};
     for (int j = 0; j < cols; j++) {
       Vec<T> at[B];
       for (int b = 0; b < B; b++) at[b] = load(v + j * width + b * L);
@@ -210,7 +206,7 @@ void across_broad(const T* k, int rows, int cols, const T* v, int64_t width, T* 
         for (int b = 0; b < B; b++) sum[a][b] += at[b] * k[(i + a) * WIDE<T> + j];
     }
     for (int a = 0; a < A; a++)
-      for (int b = 0; b < B; b++) store(out + (i + a) * width + b * L, sum[a][b]);
+      for (int b = 0; b < B; b++) add(out + (i + a) * width + b * L, sum[a][b]);
   }
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import unknown_name
+from gp_response.kernels.blocked import fast_matrix
 from gp_response.kernels.symmetric import SymmetricBlocks
 from gp_response.linalg.extended import residual
 from gp_response.linalg.memory import free_bytes
@@ -77,10 +78,9 @@ class KernelSystem:
         return self._diagonal
 
     def columns(self, index: Tensor) -> Tensor:
-        # Products are the fastest way to entries, also with the identity.
-        one = torch.eye(len(index), dtype=torch.float64, device=self.device)
-        columns = self.kernel.operator(self.x, self.x[index], backend="blocked") @ one
-        return columns.mul_(self.scale).mul_(self.scale[index].T)
+        # As rows: they go into row-wise factorisations.
+        rows = fast_matrix(self.kernel, self.x[index], self.x)
+        return rows.mul_(self.scale[index]).mul_(self.scale.T).T
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         held = self._hold() if dtype == torch.float64 else None

@@ -63,7 +63,7 @@ def block_cg(
     precision: torch.dtype = torch.float64,
     watch: Callable[[int, float], None] = lambda iteration, worst: None,
 ) -> Cycle:
-    """Solve `B X = rhs` from zero. Products take vectors rounded to `precision`; everything else is in float64.
+    """Solve `B X = rhs` from zero. Products take vectors rounded to `precision`; short sums are in float64.
 
     The rounded vectors are the ones that the iterates are made of, so that rounding them loses nothing.
 
@@ -76,7 +76,7 @@ def block_cg(
         watch: called with the iteration and the largest relative whitened residual.
     """
     basis, sigma = _orthonormal(preconditioner.whiten(rhs))
-    search = preconditioner.whiten_transposed(basis)
+    search = preconditioner.whiten_transposed(basis, precision)
     first = sigma.norm(dim=0)
     size = torch.where(first > 0, first, torch.ones_like(first))
     found = Cycle(torch.zeros_like(rhs), goal.aside.to(rhs), goal.met | (first == 0))
@@ -89,9 +89,9 @@ def block_cg(
         core = _inverse(search.T @ image)
         live = _live(sigma, aim, since)
         found.value.addmm_(search, torch.where(live, core @ sigma, 0.0).to(rhs))
-        basis, turn = _orthonormal(basis - preconditioner.whiten(image) @ core.to(rhs))
+        basis, turn = _orthonormal(basis - preconditioner.whiten(image, precision) @ core.to(rhs))
         sigma = torch.where(live, turn @ sigma, sigma)
-        search = preconditioner.whiten_transposed(basis) + search @ turn.T.to(rhs)
+        search = preconditioner.whiten_transposed(basis, precision) + search @ turn.T.to(rhs)
         found.iterations += 1
         now = sigma.norm(dim=0)
         better = now < 0.9 * best

@@ -11,6 +11,7 @@ from gp_response.linalg.system import System
 
 # Relative room for the rounding of F in float64, so that `B >= M` survives it.
 MARGIN = 1e-3
+FEW = 32
 HEAVY = 10.0  # mean of the diagonal left, in units of the shift, beyond which more columns are worth their price
 
 
@@ -18,39 +19,44 @@ class Preconditioner:
     """`M = c + F Fᵀ` for F (n, r) and c (n,) > 0, in float64, with copies in the precision a solve works in.
 
     Args:
-        factor: F, (n, r); r = 0 is the diagonal alone.
+        rows: Fᵀ, (r, n), overwritten; r = 0 is the diagonal alone.
         diagonal: c, (n,).
         below: whether `B >= M` is known.
         pivots: rows of B that F was made from, (k,).
         left: sum of the diagonal of `B - M`: the condition number after preconditioning is at most `1 + left / min c`.
     """
 
-    def __init__(self, factor: Tensor, diagonal: Tensor, *, below: bool, pivots: Tensor, left: float):
+    def __init__(self, rows: Tensor, diagonal: Tensor, *, below: bool, pivots: Tensor, left: float):
         self.root_diagonal = diagonal.sqrt()
-        self.factor = factor / self.root_diagonal[:, None]
+        self.rows = rows.div_(self.root_diagonal)
         self.below, self.pivots, self.left = below, pivots, left
-        spectrum, self.basis = torch.linalg.eigh(self.factor.T @ self.factor)
+        spectrum, self.basis = torch.linalg.eigh(self.rows @ self.rows.T)
         self.spectrum = spectrum.clamp_min(0.0)
-        self._copies: dict[torch.dtype, tuple[Tensor, ...]] = {}
+        # (I + F'F'ᵀ)^∓½ - I = F' core F'ᵀ: (√(1+g) - 1)/g without cancellation, and the inverse likewise.
+        up = (1.0 + self.spectrum).sqrt()
+        self._down, self._up = (
+            (self.basis * weight) @ self.basis.T for weight in (-1.0 / (up * (1.0 + up)), 1.0 / (1.0 + up))
+        )
+        self._rows = {torch.float64: self.rows}
 
     @property
     def rank(self) -> int:
-        return self.factor.shape[1]
+        return len(self.rows)
 
-    def whiten(self, v: Tensor) -> Tensor:
-        """`L⁻¹ v`, where `M = L Lᵀ` with `L = √c (I + F'F'ᵀ)^½` and F' = F/√c; in the precision of v (n, t)."""
-        factor, down, _, root = self._copy(v.dtype)
-        return _correct(v / root[:, None], factor, down)
+    def whiten(self, v: Tensor, precision: torch.dtype = torch.float64) -> Tensor:
+        """`L⁻¹ v` for v (n, t), where `M = L Lᵀ` with `L = √c (I + F'F'ᵀ)^½` and F' = F/√c.
 
-    def whiten_transposed(self, v: Tensor) -> Tensor:
+        precision: of the long sums and of F'; rounding F' changes M by little, and the same way in both directions.
+        """
+        return self._correct(v / self.root_diagonal[:, None], self._down, precision)
+
+    def whiten_transposed(self, v: Tensor, precision: torch.dtype = torch.float64) -> Tensor:
         """`L⁻ᵀ v`."""
-        factor, down, _, root = self._copy(v.dtype)
-        return _correct(v, factor, down) / root[:, None]
+        return self._correct(v, self._down, precision) / self.root_diagonal[:, None]
 
     def unwhiten(self, v: Tensor) -> Tensor:
         """`L v`."""
-        factor, _, up, root = self._copy(v.dtype)
-        return _correct(v, factor, up) * root[:, None]
+        return self._correct(v, self._up, torch.float64) * self.root_diagonal[:, None]
 
     def solve(self, v: Tensor) -> Tensor:
         """`M⁻¹ v`."""
@@ -58,7 +64,7 @@ class Preconditioner:
 
     def sample(self, low: Tensor, full: Tensor) -> Tensor:
         """`√c full + F low` ~ N(0, M) for standard normal low (r, t) and full (n, t)."""
-        return self.root_diagonal[:, None] * (full + self.factor @ low)
+        return self.root_diagonal[:, None] * (full + self.rows.T @ low)
 
     def logdet(self) -> Tensor:
         """`log det M`, 0-dim."""
@@ -66,27 +72,22 @@ class Preconditioner:
 
     def inverse_diagonal(self) -> Tensor:
         """The diagonal of M⁻¹, (n,)."""
-        turned = self.factor @ (self.basis * (1.0 + self.spectrum).rsqrt())
-        return (1.0 - turned.square_().sum(dim=1)).clamp_min(0.0) / self.root_diagonal**2
+        turned = (self.basis * (1.0 + self.spectrum).rsqrt()).T @ self.rows
+        return (1.0 - turned.norm(dim=0).square()).clamp_min(0.0) / self.root_diagonal**2
 
-    def _copy(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """F', the r x r cores of `(I + F'F'ᵀ)^∓½ - I = F' core F'ᵀ`, and √c."""
-        if dtype not in self._copies:
-            up = (1.0 + self.spectrum).sqrt()
-            # (√(1+g) - 1)/g without cancellation; the root's inverse likewise.
-            cores = [(self.basis * weight) @ self.basis.T for weight in (-1.0 / (up * (1.0 + up)), 1.0 / (1.0 + up))]
-            self._copies[dtype] = tuple(t.to(dtype) for t in (self.factor, *cores, self.root_diagonal))
-        return self._copies[dtype]
-
-
-def _correct(v: Tensor, factor: Tensor, core: Tensor) -> Tensor:
-    """`(I + F core Fᵀ) v`."""
-    return torch.addmm(v, factor, core @ (factor.T @ v)) if factor.shape[1] else v
+    def _correct(self, v: Tensor, core: Tensor, precision: torch.dtype) -> Tensor:
+        """`(I + F' core F'ᵀ) v`; the core, whose small entries count, in float64."""
+        if not self.rank:
+            return v
+        rows = self._rows.setdefault(precision, self.rows.to(precision))
+        low = (core @ (rows @ v.to(precision)).double()).to(precision)
+        # Few columns are multiplied from the other side, twice as fast.
+        return v + ((low.T @ rows).T if v.shape[1] < FEW else rows.T @ low)
 
 
 def diagonal_only(system: System) -> Preconditioner:
     """No preconditioner but the diagonal that is split off."""
-    empty = torch.zeros(system.n, 0, dtype=torch.float64, device=system.device)
+    empty = torch.zeros(0, system.n, dtype=torch.float64, device=system.device)
     return _assembled(system, empty, system.diagonal() - system.shift, empty.new_zeros(0, dtype=torch.long))
 
 
@@ -96,9 +97,9 @@ def nystrom(system: System, points: Tensor) -> Preconditioner:
     core = columns[points]
     jitter = 1e-12 * float(core.diagonal().sum())  # what is added here only makes M smaller
     lower = torch.linalg.cholesky(0.5 * (core + core.T) + jitter * torch.eye(len(core)).to(core))
-    factor = torch.linalg.solve_triangular(lower, columns.T, upper=False).T
-    rest = (system.diagonal() - system.shift - factor.square().sum(dim=1)).clamp_min(0.0)
-    return _assembled(system, factor, rest, points)
+    rows = torch.linalg.solve_triangular(lower, columns.T, upper=False)
+    rest = (system.diagonal() - system.shift - rows.norm(dim=0).square()).clamp_min(0.0)
+    return _assembled(system, rows, rest, points)
 
 
 def randomly_pivoted(
@@ -119,22 +120,22 @@ def randomly_pivoted(
     total, rank, most = float(rest.sum()), min(rank, system.n), min(most or rank, system.n)
     least = float(system.shift.min())
     stop, heavy = max(least, 1e-14 * total), HEAVY * least * system.n
-    factor = torch.zeros(most, system.n, dtype=torch.float64, device=system.device)  # transposed: rows are contiguous
+    factor = torch.empty(most, system.n, dtype=torch.float64, device=system.device)  # transposed: rows are contiguous
     pivots, have = [], 0
     while float(rest.sum()) > (stop if have < rank else heavy) and have < most:
         proposed = torch.multinomial(rest.cpu(), min(block, int((rest > 0).sum())), generator=generator).to(rest.device)
-        columns = system.columns(proposed).T - factor[:have, proposed].T @ factor[:have]
-        chosen, lower = _accept(columns[:, proposed], rest[proposed], (rank if have < rank else most) - have, generator)
+        rows = system.columns(proposed).T.addmm_(factor[:have, proposed].T, factor[:have], alpha=-1.0)
+        chosen, lower = _accept(rows[:, proposed], rest[proposed], (rank if have < rank else most) - have, generator)
         if not len(chosen):
             break
-        new = torch.linalg.solve_triangular(lower, columns[chosen], upper=False)
-        factor[have : have + len(chosen)] = new
+        new = factor[have : have + len(chosen)]
+        torch.linalg.solve_triangular(lower, rows[chosen], upper=False, out=new)
         pivots.append(proposed[chosen])
         have += len(chosen)
-        rest = (rest - new.square().sum(dim=0)).clamp_min_(0.0)
+        rest = (rest - new.norm(dim=0).square()).clamp_min_(0.0)
         rest[proposed[chosen]] = 0.0
     at = torch.cat(pivots) if pivots else torch.zeros(0, dtype=torch.long, device=system.device)
-    return _assembled(system, factor[:have].T, rest, at)
+    return _assembled(system, factor[:have], rest, at)
 
 
 def _accept(block: Tensor, proposed: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -155,11 +156,11 @@ def _accept(block: Tensor, proposed: Tensor, most: int, generator: torch.Generat
     return chosen.to(device), lower[chosen, : len(rows)].tril().to(device)
 
 
-def _assembled(system: System, factor: Tensor, rest: Tensor, pivots: Tensor) -> Preconditioner:
+def _assembled(system: System, rows: Tensor, rest: Tensor, pivots: Tensor) -> Preconditioner:
     known = bool((system.shift > 0).all())
     # Without a diagonal to split off, what is left on average stands for it; then nothing is bounded.
     diagonal = system.shift if known else torch.full_like(rest, max(float(rest.mean()), 1e-300))
-    return Preconditioner(factor, diagonal, below=known, pivots=pivots, left=float(rest.sum()))
+    return Preconditioner(rows, diagonal, below=known, pivots=pivots, left=float(rest.sum()))
 
 
 __all__ = ["MARGIN", "Preconditioner", "diagonal_only", "nystrom", "randomly_pivoted"]

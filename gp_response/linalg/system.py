@@ -43,7 +43,7 @@ class System(Protocol):
         """The diagonal of B, (n,) float64."""
 
     def columns(self, index: Tensor) -> Tensor:
-        """Columns of `B - shift`, (n, k) float64."""
+        """Columns of `B - shift`, (n, k) float64, the caller's own."""
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """B as a fresh (n, n) tensor that the caller may overwrite."""
