@@ -76,7 +76,7 @@ def published(name: str, rows: int | None, split: int) -> dict[str, Any]:
     found = hyperparameters(name, split)
     kernel = gr.Matern32(ard=data.dim, lengthscale=found["length_scale"], outputscale=found["signal_scale"] ** 2)
     result: dict[str, Any] = {"training_rows": len(data.train), "columns": data.dim}
-    for solver in (gr.Cholesky(refine=0), gr.CG(tolerance=1e-4, sharp=False)):
+    for solver in (gr.Cholesky(refine=0), gr.CG(tolerance=1e-5, sharp=False)):
         started, label = time.perf_counter(), type(solver).__name__.lower()
         head = gr.Exact(kernel, noise=found["noise_scale"] ** 2, solver=solver)
         posterior = head.condition(data)

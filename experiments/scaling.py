@@ -63,16 +63,20 @@ MODELS = {
 
 def main(
     case: str = "solve", dataset: str = "elevators", n: int = 12_000, repeats: int = 5,
-    sizes: tuple[int, ...] = (0, 15, 50, 100, 200), rank: int = 500, predictions: int = 100, seed: int = 0,
+    sizes: tuple[int, ...] = (0, 15, 50, 100, 200), rank: int = 500, predictions: int = 100, tolerance: float = 1e-8,
+    seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """case: "solve", "wall:METHOD:N" or "response:DATASET". sizes: gpytorch's preconditioners that are tried."""
+    """case: "solve", "wall:METHOD:N" or "response:DATASET". sizes: gpytorch's preconditioners that are tried.
+
+    tolerance: of the responses' solves.
+    """
     kind, *what = case.split(":")
     if kind == "solve":
         return compare(Problem(dataset, n, seed), repeats=repeats, sizes=sizes, rank=rank)
     if kind == "wall":
         return alone(what[0], int(what[1]), seed)
     if kind == "response":
-        return respond(what[0], predictions, seed)
+        return respond(what[0], predictions, tolerance, seed)
     raise gr.InputError(f"case {case!r}; expected solve, wall:METHOD:N or response:DATASET")
 
 
@@ -258,13 +262,13 @@ def one(method: str, n: int, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def respond(dataset: str, predictions: int, seed: int) -> dict[str, Any]:
+def respond(dataset: str, predictions: int, tolerance: float, seed: int) -> dict[str, Any]:
     """χ of test predictions to every training row, certified relative to each prediction's largest response."""
     data = Problem(dataset, 10**9, seed).data
     x = data.test.x[:predictions]
     scale, noise, signal = MODELS[dataset]
     kernel = gr.Matern32(lengthscale=scale * data.dim**0.5, outputscale=signal)
-    head = gr.Exact(kernel, noise=noise, solver=gr.CG(tolerance=1e-6))
+    head = gr.Exact(kernel, noise=noise, solver=gr.CG(tolerance=tolerance))
     started = time.perf_counter()
     posterior = head.condition(data)
     conditioned = time.perf_counter() - started

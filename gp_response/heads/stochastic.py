@@ -154,7 +154,8 @@ class StochasticEvidence:
         dtype = self._dtype(system)
 
         def product(v: Tensor) -> Tensor:
-            return preconditioner.whiten(system.product(preconditioner.whiten_transposed(v).to(dtype)).double())
+            image = system.product(preconditioner.whiten_transposed(v, dtype).to(dtype)).double()
+            return preconditioner.whiten(image, dtype)
 
         start = torch.cat([preconditioner.whiten(self._target(white)), self.probes], dim=1)
         try:

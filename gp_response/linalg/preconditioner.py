@@ -79,7 +79,9 @@ class Preconditioner:
         """`(I + F' core F'ᵀ) v`; the core, whose small entries count, in float64."""
         if not self.rank:
             return v
-        rows = self._rows.setdefault(precision, self.rows.to(precision))
+        if precision not in self._rows:
+            self._rows[precision] = self.rows.to(precision)
+        rows = self._rows[precision]
         low = (core @ (rows @ v.to(precision)).double()).to(precision)
         # Few columns are multiplied from the other side, twice as fast.
         return v + ((low.T @ rows).T if v.shape[1] < FEW else rows.T @ low)
