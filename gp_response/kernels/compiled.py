@@ -6,7 +6,7 @@ Without a C++ compiler there is nothing here, and blocks are multiplied by torch
 import ctypes
 import hashlib
 import os
-import shutil
+import shlex
 import subprocess
 import tempfile
 import warnings
@@ -131,18 +131,11 @@ def _padded(points: Tensor, dtype: torch.dtype, side: int) -> Tensor:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled pairs.cpp, None where it cannot be compiled or loaded; a warning says why, once."""
-    compiler = os.environ.get("CXX") or shutil.which("g++")
+    """pairs.cpp compiled by g++, or the GCC named in CXX; None where that cannot be had, and a warning says why, once."""
     try:
-        if compiler is None:
-            raise OSError("there is no g++; install it, or name a GCC in CXX")
-        return ctypes.CDLL(str(_compiled(compiler)))
+        return ctypes.CDLL(str(_compiled(shlex.split(os.environ.get("CXX", "")) or ["g++"])))
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (
-            error.stderr.decode(errors="replace").strip()[:500]
-            if isinstance(error, subprocess.CalledProcessError)
-            else ""
-        )
+        said = getattr(error, "stderr", b"").decode(errors="replace").strip()[:500]
         warnings.warn(
             f"kernel products go by torch, two to three times slower, as pairs.cpp is not compiled: {error} {said}",
             stacklevel=2,
@@ -150,17 +143,17 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled(compiler: list[str]) -> Path:
     """The shared library in the user's cache, made if it is not there; by source, compiler and processor."""
     flags = [*FLAGS, *(["-fopenmp"] if torch.backends.openmp.is_available() else [])]
-    target = _output(compiler, "-march=native", "-Q", "--help=target") + _output(compiler, "--version")
+    target = _output(*compiler, "-march=native", "-Q", "--help=target") + _output(*compiler, "--version")
     key = hashlib.sha256(b"\0".join([SOURCE.read_bytes(), " ".join(flags).encode(), target])).hexdigest()[:16]
     path = Path(pooch.os_cache("gp_response")) / "compiled" / f"pairs-{key}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            _output(compiler, *flags, "-o", str(made), str(SOURCE))
+            _output(*compiler, *flags, "-o", str(made), str(SOURCE))
             made.replace(path)
     return path
 
