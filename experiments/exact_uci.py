@@ -183,8 +183,13 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         if record["config"]["rows"] is not None:
             continue
         stem = "Uci" + kind.capitalize() + "".join(part.capitalize() for part in letters(result["name"]).split("_"))
-        keys = ("cg_rmse", "cg_nll") if kind == "published" else ("rmse", "nll", "fit_seconds")
-        found |= {stem + "".join(p.capitalize() for p in key.split("_")): number(result[key], digits=4) for key in keys}
+        if kind == "published":
+            keys = ["cholesky_rmse", "cholesky_nll", "cg_rmse", "cg_nll", "reference_rmse", "reference_nll"]
+        else:
+            result = result | {"minutes": result["fit_seconds"] / 60.0}
+            keys = ["training_rows", "rmse", "nll", "minutes", "published_rmse", "published_nll"]
+        shown = {key: number(result[key], digits=2 if key == "minutes" else 4) for key in keys if key in result}
+        found |= {stem + "".join(p.capitalize() for p in key.split("_")): text for key, text in shown.items()}
     return found
 
 

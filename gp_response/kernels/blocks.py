@@ -82,7 +82,7 @@ class DistanceBlocks(Blocks):
 
     def _compiled(self, kernel: Any, x: Tensor, y: Tensor, dtype: torch.dtype, exact: bool) -> Pairs | None:
         known = follows(kernel, "compiled", "in_place", "profile") and kernel.compiled() is not None
-        if x.is_cuda or not known or x.shape[-1] > COMPILED_DIM or compiled.library() is None:
+        if x.device.type != "cpu" or not known or x.shape[-1] > COMPILED_DIM or compiled.library() is None:
             return None
         points = ready(x, y, dtype, profile=self.profile, exact=exact)
         if points is None:

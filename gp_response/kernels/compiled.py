@@ -22,9 +22,10 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-shared", "-f
 PROFILES = ("rbf", "matern12", "matern32", "matern52")  # in the order of pairs.cpp
 SIDE_BYTES = 1024  # of a row of a tile there
 PANEL_BYTES = 256  # of as many columns as are evaluated together
+COLUMNS = 256  # of v taken at once
 
 # Coordinates from which reading blocks from memory is faster than evaluating them, with 8 columns (kernel_products).
-KEPT_DIM = {torch.float32: 16, torch.float64: 8}
+KEPT_DIM = {torch.float32: 8, torch.float64: 4}
 
 
 class Pairs:
@@ -72,7 +73,10 @@ class Pairs:
         return self._store.numel() * self._store.element_size() * self._filled
 
     def product(self, v: Tensor) -> Tensor:
-        """K @ v for v (m, t) in the same dtype, as (n, t)."""
+        """K @ v for v (m, t) in the same dtype, as (n, t); every thread holds up to COLUMNS of them twice."""
+        return torch.cat([self._product(part) for part in v.split(COLUMNS, dim=1)], dim=1)
+
+    def _product(self, v: Tensor) -> Tensor:
         vectors = v.new_zeros(v.shape[1], len(self._y) * self._panel)
         vectors[:, : self.m] = v.T
         out = v.new_zeros(v.shape[1], len(self._x))

@@ -55,10 +55,25 @@ template <class T> inline void store(T* p, Vec<T> v) { std::memcpy(p, &v, BYTES)
 template <class T> inline void add(T* p, Vec<T> v) { store<T>(p, load(p) + v); }
 template <class T> inline Vec<T> all(T a) { return a - Vec<T>{}; }
 
+// The larger of two; not a number stays that.
+inline Vec<float> at_least(Vec<float> low, Vec<float> x) {
+#ifdef __AVX512F__
+  return (Vec<float>)_mm512_max_ps((__m512)low, (__m512)x);
+#else
+  return x < low ? low : x;
+#endif
+}
+inline Vec<double> at_least(Vec<double> low, Vec<double> x) {
+#ifdef __AVX512F__
+  return (Vec<double>)_mm512_max_pd((__m512d)low, (__m512d)x);
+#else
+  return x < low ? low : x;
+#endif
+}
+
 // exp(x) for x <= 0, within two units in the last place; below the smallest normal number, that number.
 inline Vec<float> exponential(Vec<float> x) {
-  const Vec<float> least = all(-87.0f);
-  x = x < least ? least : x;  // not a number stays that
+  x = at_least(all(-87.0f), x);
   const Vec<float> shifted = x * 1.44269504f + 12582912.0f, whole = shifted - 12582912.0f;
   const Vec<float> r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
   Vec<float> p = all(1.9875691500e-4f);
@@ -67,12 +82,11 @@ inline Vec<float> exponential(Vec<float> x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
+  p = (p * r + 1.0f) * r + 1.0f;
   return (Vec<float>)((Of<float>::I)p + ((Of<float>::I)shifted << 23));
 }
 inline Vec<double> exponential(Vec<double> x) {
-  const Vec<double> least = all(-708.0);
-  x = x < least ? least : x;
+  x = at_least(all(-708.0), x);
   const Vec<double> shifted = x * 1.4426950408889634 + 6755399441055744.0, whole = shifted - 6755399441055744.0;
   const Vec<double> r = (x - whole * 6.93147180369123816490e-01) - whole * 1.90821492927058770002e-10;
   constexpr double inverse[] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0,
@@ -153,8 +167,7 @@ void evaluate(const T* x, const T* half_x, const T* y, const T* half_y, int rows
       }
       for (int a = 0; a < ROWS; a++)
         for (int b = 0; b < BROAD; b++) {
-          Vec<T> r2 = q[a][b];
-          if (EXPANDED) r2 = r2 < 0 ? r2 * 0 : r2 + r2;
+          const Vec<T> r2 = EXPANDED ? at_least(Vec<T>{}, q[a][b]) * T(2) : q[a][b];
           store(k + (i + a) * WIDE<T> + j + b * L, P::at(r2 * multiple));
         }
     }
@@ -185,7 +198,9 @@ void across(const T* k, int rows, int cols, const T* v, int64_t ahead, T* lanes)
     Vec<T> sum[A][N] = {};
     for (int j = 0; j < cols; j += L)
       for (int a = 0; a < A; a++) {
-        const Vec<T> row = load(k + (i + a) * WIDE<T> + j);
+        const T* const at = k + (i + a) * WIDE<T> + j;
+        __builtin_prefetch(at + STRIP * WIDE<T>, 0, 2);  // of kept blocks, what comes next
+        const Vec<T> row = load(at);
         for (int t = 0; t < N; t++) sum[a][t] += row * load(v + t * ahead + j);
       }
     for (int a = 0; a < A; a++)
@@ -243,7 +258,7 @@ template <class T> struct Job {
 template <class T> struct Worker {
   const Job<T>& job;
   int whole, rest;  // columns taken a vector at a time, and the others
-  std::vector<T> k, lanes, broad_v, broad_out, mirrored;
+  std::vector<T> k, lanes, broad_out, mirrored;
 
   explicit Worker(const Job<T>& j) : job(j) {
     constexpr int L = LANES<T>;
@@ -359,17 +374,17 @@ template <class T, class P> void multiply(const Job<T>& job, int threads) {
 #pragma omp parallel num_threads(threads)
   {
 #ifdef _OPENMP
-    const int thread = omp_get_thread_num();
+    const int thread = omp_get_thread_num(), team = omp_get_num_threads();  // which may be fewer than asked for
 #else
-    const int thread = 0;
+    const int thread = 0, team = 1;
 #endif
     Worker<T> worker(job);
     for (int64_t block = 0; block < blocks; block++)
-      if (dealt(block, thread, threads)) worker.template rows<P>(block, row_major.data());
+      if (dealt(block, thread, team)) worker.template rows<P>(block, row_major.data());
     mirrored[thread].swap(worker.mirrored);
 #pragma omp barrier
     if (job.symmetric)
-      for (int from = 0; from < threads; from++)
+      for (int from = 0; from < team; from++)
 #pragma omp for nowait schedule(static)
         for (int64_t at = 0; at < job.t * job.wide; at++) job.out[at] += mirrored[from][at];
   }
