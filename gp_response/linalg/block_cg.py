@@ -97,7 +97,7 @@ def block_cg(
         better = now < 0.9 * best
         best, since = torch.where(better, now, best), torch.where(better, 0.0, since + 1.0)
         if bool((live & (now <= near)).any()) or bool((live & ~_live(sigma, aim, since)).any()):
-            true = preconditioner.unwhiten(basis @ sigma.to(rhs)).norm(dim=0).double()
+            true = preconditioner.unwhiten(basis @ sigma.to(rhs), precision).norm(dim=0).double()
             new = (true <= goal.norm) & live & ~found.met
             found.aside[:, new] = found.value[:, new]
             found.met |= new

@@ -54,9 +54,9 @@ class Preconditioner:
         """`L⁻ᵀ v`."""
         return self._correct(v, self._down, precision) / self.root_diagonal[:, None]
 
-    def unwhiten(self, v: Tensor) -> Tensor:
+    def unwhiten(self, v: Tensor, precision: torch.dtype = torch.float64) -> Tensor:
         """`L v`."""
-        return self._correct(v, self._up, torch.float64) * self.root_diagonal[:, None]
+        return self._correct(v, self._up, precision) * self.root_diagonal[:, None]
 
     def solve(self, v: Tensor) -> Tensor:
         """`M⁻¹ v`."""
