@@ -21,7 +21,7 @@ PRECONDITIONERS = ("pivoted", "nystrom", "none")
 # A cycle is not asked for more than the precision can give; the next one starts from the residual it leaves.
 FLOOR_FLOAT64 = 1e-11
 FLOOR_FLOAT32 = (3e-6, 1e-2, 1e-2)  # at least, at most, and in units of the perturbation by rounded entries
-SHARP = 2.0  # the unmeasured part of an error bound, in units of a typical entry's measured part
+SHARP = 0.5  # the unmeasured part of an error bound, in units of a typical entry's measured part
 ONE_RUN = 3.0  # what rounded entries leave of a residual, in units of the tolerance, for one run to do
 WIDE = 48  # right-hand sides from which the products, not the kernel's entries, take most of the time
 LOST = 0.3  # largest perturbation of the system by float32 entries, against its smallest eigenvalue, to begin with
