@@ -34,8 +34,8 @@ class Training:
         optimiser: "lbfgs" (full batch), "adam" (full batch or minibatch), or None: "adam" for trained features.
         estimator: "cholesky", exact gradients of `rows` rows, or "stochastic", gradients of all rows by probes. None:
             stochastic for kernels without trained features on more than 3,000 and at most 50,000 rows, where neither
-            `rows` nor the optimiser is given. At 12,000 rows on two cores it takes a minute or two, where exact
-            gradients of all rows take an hour.
+            `rows` nor the optimiser is given. Measured on two cores: a minute at 11,000 rows (elevators), 13
+            minutes at 26,666 (kin40k); see `experiments/exact_uci.py`.
         steps: most steps; None: 200 for L-BFGS, 300 for Adam, 30 (60 for Adam) on all rows by probes.
         rows: rows in the evidence of one step. None: all rows up to 3,000; beyond that and where the estimator is
             "cholesky", a random subset of 2,000 for L-BFGS, and minibatches of 1,024 for Adam on trained features.
