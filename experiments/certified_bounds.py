@@ -7,8 +7,8 @@ solves that fall short of the tolerance are flagged, and bounds are at most 100 
 Command: gp-response run certified_bounds [--smoke]; GP_RESPONSE_DATA names the folder with the set. The smoke run
 duplicates packaged weather data.
 Cost: 15 to 80 seconds a configuration on two cores, 12 configurations.
-Expected: all 120,000 responses of every configuration covered, nothing flagged; in the median the bound is 5 (noise 1e-1) to 50 (1e-6)
-times the error, and 46 to 730 products are needed.
+Expected: all 120,000 responses of every configuration covered, nothing flagged; in the median the bound is 5 (noise 1e-1) to
+50 (1e-6) times the error, and 46 to 730 products are needed.
 
 The truth shares no solver with what it judges: a dense float64 Cholesky factor of the matrix of the same (rounded) points,
 refined three times with residuals in twice that precision, and χ_ij = σ² S_ij α_j with S = (K + σ²)⁻¹ K_X*.
