@@ -12,12 +12,13 @@ from tqdm.auto import tqdm
 
 from gp_response.errors import InputError, unknown_name
 from gp_response.linalg.block_cg import Cycle, Goal, block_cg
+from gp_response.linalg.packed_cholesky import PackedCholesky
 from gp_response.linalg.preconditioner import MARGIN, Preconditioner, diagonal_only, nystrom, randomly_pivoted
 from gp_response.linalg.refined import Inner, Refined, Sharpness, refined
 from gp_response.linalg.system import System
 from gp_response.solvers.solution import Solution, as_columns, as_system
 
-PRECONDITIONERS = ("pivoted", "nystrom", "none")
+PRECONDITIONERS = ("pivoted", "nystrom", "cholesky", "none")
 # A cycle is not asked for more than the precision can give; the next one starts from the residual it leaves.
 FLOOR_FLOAT64 = 1e-11
 FLOOR_FLOAT32 = (3e-6, 1e-2, 1e-2)  # at least, at most, and in units of the perturbation by rounded entries
@@ -36,7 +37,8 @@ class CG:
 
     Attributes:
         tolerance: relative residual `‖b - A v‖ / ‖b‖` asked of every column.
-        preconditioner: "pivoted" (block randomly pivoted Cholesky), "nystrom" (as many random rows), or "none".
+        preconditioner: "pivoted" (block randomly pivoted Cholesky), "nystrom" (as many random rows), "none", or "cholesky":
+            a packed factor in float32 (2 n² bytes), for hard systems with many right-hand sides.
         rank: of the preconditioner; None chooses by the number of rows.
         sharp: go on after the tolerance is met until the error is measured entry by entry, so that `Solution.error` is
             typically within a factor of 30 of the true error. False stops at the tolerance; the bound then comes from
@@ -98,6 +100,8 @@ class CG:
         rank, most = self.ranks_for(system.n)
         if self.preconditioner == "none" or rank == 0:
             return diagonal_only(system)
+        if self.preconditioner == "cholesky":
+            return PackedCholesky(system)
         if self.preconditioner == "nystrom":
             return nystrom(system, torch.randperm(system.n, generator=generator)[:rank].to(system.device))
         return randomly_pivoted(system, rank, most=most, generator=generator)
