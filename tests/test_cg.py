@@ -9,6 +9,7 @@ import gp_response as gr
 from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.block_cg import Goal, block_cg
 from gp_response.linalg.extended import residual
+from gp_response.linalg.packed_cholesky import PackedCholesky
 from gp_response.linalg.preconditioner import diagonal_only, nystrom, randomly_pivoted
 from gp_response.linalg.system import DenseSystem
 from gp_response.solvers import default_solver
@@ -119,6 +120,38 @@ def test_preconditioners_lie_below_the_system_and_do_what_they_say(make):
     assert float((drawn @ drawn.T / 20_000 - m).norm() / m.norm()) < 0.15
 
 
+@pytest.mark.parametrize("n", [300, 1100])  # one panel, and more
+def test_a_packed_factor_is_a_factor_of_a_matrix_nearby(n):
+    kernel, rhs = system(n, noise=1e-3)
+    made = PackedCholesky(kernel)
+    dense = kernel.dense(torch.float64)
+    root = made.unwhiten(torch.eye(n, dtype=torch.float64))
+    assert float((root @ root.T - dense).abs().max()) < 1e-4 * float(dense.diagonal().max())
+    assert not root.triu(1).any()
+    m = root @ root.T
+    for precision, room in ((torch.float64, 1e-10), (torch.float32, 1e-2)):
+        assert torch.allclose(made.unwhiten(made.whiten(rhs, precision), precision), rhs, atol=room)
+        assert torch.allclose(made.whiten_transposed(rhs, precision), torch.linalg.solve(root.T, rhs), atol=room)
+    assert torch.allclose(made.solve(rhs), torch.linalg.solve(m, rhs), rtol=1e-7, atol=1e-10)
+    assert float(made.logdet()) == pytest.approx(float(torch.logdet(m)), abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-1, 1e-4, 1e-8])
+def test_a_packed_factor_takes_few_products_and_its_bounds_hold(noise):
+    kernel, rhs = system(1100, noise=noise)
+    solution = gr.CG(tolerance=1e-9, preconditioner="cholesky").solve(kernel, rhs)
+    expected = gr.Cholesky().solve(kernel, rhs).value
+    assert bool(solution.converged.all())
+    assert bool(((solution.value - expected).abs() <= solution.error + 1e-12).all())
+    assert solution.iterations <= 60 < gr.CG(tolerance=1e-9, preconditioner="none").solve(kernel, rhs).iterations
+
+
+def test_a_packed_factor_that_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("gp_response.linalg.packed_cholesky.free_bytes", lambda device: 10_000)
+    with pytest.raises(gr.SolverError, match="use preconditioner='pivoted'"):
+        gr.CG(preconditioner="cholesky").factor(system()[0])
+
+
 def test_randomly_chosen_pivots_leave_little_more_than_the_best_rank_k():
     kernel, _ = system(500)
     eigenvalues = torch.linalg.eigvalsh(kernel.dense(torch.float64) - torch.diag(kernel.shift))
@@ -134,7 +167,7 @@ def test_a_kernel_of_low_rank_ends_the_pivots_early():
     assert made.rank <= 3
 
 
-@pytest.mark.parametrize("preconditioner", ["pivoted", "nystrom", "none"])
+@pytest.mark.parametrize("preconditioner", ["pivoted", "nystrom", "cholesky", "none"])
 def test_right_hand_sides_that_depend_on_one_another(preconditioner):
     kernel, rhs = system()
     rhs = torch.cat([rhs, rhs[:, :1], rhs[:, :1] + rhs[:, 1:2], torch.zeros(300, 2, dtype=torch.float64)], dim=1)
