@@ -9,7 +9,7 @@ from gp_response import kernels, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Identity, UnitBox
-from gp_response.heads import Exact, Trace, Training
+from gp_response.heads import SGPR, SVGP, Exact, Trace, Training
 from gp_response.kernels import (
     RBF,
     ArcCosine,
@@ -28,6 +28,7 @@ from gp_response.kernels import (
     StationaryKernel,
     Sum,
 )
+from gp_response.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson, StudentT
 from gp_response.posterior import Posterior
 from gp_response.response import (
     Energy,
@@ -45,6 +46,7 @@ from gp_response.response import (
     insert,
     leave_one_out,
     loss,
+    pointwise,
     predict,
     refit_response,
     relabel,
@@ -60,7 +62,10 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "RBF",
+    "SGPR",
+    "SVGP",
     "ArcCosine",
+    "Bernoulli",
     "CG",
     "Cholesky",
     "Constant",
@@ -70,10 +75,12 @@ __all__ = [
     "Energy",
     "Exact",
     "GPResponseError",
+    "Gaussian",
     "Identity",
     "InputError",
     "Kernel",
     "LeaveOneOut",
+    "Likelihood",
     "Linear",
     "Marginals",
     "Matern12",
@@ -82,6 +89,7 @@ __all__ = [
     "MissingDependency",
     "Observable",
     "Periodic",
+    "Poisson",
     "Perturbation",
     "Polynomial",
     "Posterior",
@@ -110,6 +118,7 @@ __all__ = [
     "leave_one_out",
     "load",
     "loss",
+    "pointwise",
     "predict",
     "refit_response",
     "relabel",

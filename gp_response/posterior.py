@@ -92,13 +92,34 @@ class Posterior(ABC):
         return self._like(torch.cat([probe.mean.value for probe in self._probes(x)]))
 
     def variance(self, x: Tensor) -> Tensor:
-        """Posterior variance of the field (noise excluded) at x (n, d), shape (n,)."""
+        """Predictive variance of the field (noise excluded) at x (n, d), shape (n,): the diagonal of `predictive_cov`."""
         return self._like(torch.cat([probe.variance.value for probe in self._probes(x)]))
 
     def cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Posterior covariance of the field between x (n, d) and y (m, d), shape (n, m); y = x when None."""
+        """Covariance of the field that responds to data, between x (n, d) and y (m, d), shape (n, m); y = x when None.
+
+        An approximate head may leave out some of the field's variance; see `left_out`.
+        """
         left = self.probe(self.points(x))
         return self._like(left.to(left if y is None else self.probe(self.points(y))).value)
+
+    def predictive_cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """`cov(x, y)` with the variance that does not respond; the same for a head that leaves nothing out."""
+        return self.cov(x, y)
+
+    def left_out(self, x: Tensor) -> Tensor:
+        """Variance at x (n, d) that an approximation adds to predictions and that never responds to data, (n,)."""
+        return torch.zeros_like(self.variance(x))
+
+    @property
+    def likelihood(self) -> Any:
+        """log p(y | f), where it is not Gaussian with variance `noise`; else None."""
+        return None
+
+    @property
+    def conjugate(self) -> bool:
+        """Whether the likelihood is Gaussian, so that finite changes have closed forms."""
+        return True
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """Variance of the field at training rows (k,), as `S_jj` of the covariance with them, and which solves

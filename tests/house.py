@@ -13,6 +13,7 @@ LADDER = (
     "linalg",
     "features",
     "kernels",
+    "likelihoods",
     "solvers",
     "curvature",
     "posterior",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gp_response.errors import SolverError
+from gp_response.errors import InputError, SolverError
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Energy, Perturbation
@@ -31,6 +31,11 @@ def finite_response(
     Raises:
         SolverError: the change removes more precision than a row has (for instance `h = -2` on a weight of one).
     """
+    if not posterior.conjugate:
+        raise InputError(
+            f"finite_response is exact for Gaussian likelihoods and this posterior has {posterior.likelihood!r}; use "
+            "refit_response(head, data, ..., h=...) for the change, susceptibility for its derivative"
+        )
     with torch.no_grad():
         probe = posterior.probe(observable.points)
         energy = perturbation.finite_energy(posterior.data, posterior.noise, h)

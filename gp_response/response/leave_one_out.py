@@ -61,6 +61,8 @@ def leave_one_out(
     """
     if not isinstance(probes, int) or probes < 0:
         raise InputError(f"leave_one_out(probes={probes!r}): expected an integer of 0 or more")
+    if not posterior.conjugate:
+        raise InputError(f"leave_one_out needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}")
     train = posterior.data.train
     chosen = None if rows is None else _as_rows(rows, len(train), train.x.device)
     with torch.no_grad():

@@ -47,6 +47,10 @@ class Observable(ABC):
         """Per-point tensors (p,) that `local` needs beside the marginals, such as labels."""
         return ()
 
+    def under(self, likelihood: Any) -> "Observable":
+        """The same observable where log p(y | f) is `likelihood`; None stands for Gaussian noise of variance `noise`."""
+        return self
+
     def names(self) -> list[str]:
         m = len(self.points) if self.weights is None else len(self.weights)
         return [f"{type(self).__name__.lower()}[{k}]" for k in range(m)]

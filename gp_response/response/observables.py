@@ -1,12 +1,14 @@
 """The observables: value, loss, variance, contrast, average."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
+from gp_response.likelihoods.quadrature import nodes
 from gp_response.response.observable import Marginals, Observable, as_labels, as_points
 
 
@@ -48,6 +50,30 @@ class Loss(Observable):
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         residual = (self.labels - at.mean)[:, None]
         return (by_mean * (by_mean - 2.0 * residual) + by_variance) / (2.0 * at.noise)
+
+    def under(self, likelihood: Any) -> Observable:
+        return self if likelihood is None else LikelihoodLoss(self, likelihood)
+
+
+class LikelihoodLoss(Observable):
+    """The loss `-log p(y | f)` under a likelihood that is not Gaussian."""
+
+    unit = "nat"
+
+    def __init__(self, loss: Loss, likelihood: Any):
+        self.points, self.labels, self.likelihood = loss.points, loss.labels, likelihood
+
+    def local_data(self) -> tuple[Tensor, ...]:
+        return (self.labels,)
+
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
+        return self.likelihood.expected_loss(mean, variance, data[0].to(mean))
+
+    def functional(self, field: Tensor, at: Marginals) -> Tensor:
+        return -self.likelihood.log_prob(field, self.labels.to(field))
+
+    def names(self) -> list[str]:
+        return [f"loss[{k}]" for k in range(len(self.points))]
 
 
 class Variance(Observable):
@@ -96,13 +122,36 @@ class Average(Value):
         self.weights = (given / len(given) if weights is None else given)[None]
 
 
+class Pointwise(Observable):
+    """A function of the field at each point; see `pointwise`."""
+
+    unit = "of the function"
+
+    def __init__(self, x: Any, function: Callable[[Tensor], Tensor]):
+        self.points = as_points(x, "pointwise")
+        probe = function(torch.linspace(-1.0, 1.0, 5, dtype=torch.float64))
+        if not isinstance(probe, Tensor) or probe.shape != (5,) or not probe.is_floating_point():
+            raise InputError("pointwise got a function that is not elementwise; expected tensors (n,) -> (n,)")
+        self.function = function
+
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
+        at, weights = nodes(mean)
+        return (self.function(mean[..., None] + variance.clamp_min(1e-300).sqrt()[..., None] * at) * weights).sum(
+            dim=-1
+        )
+
+    def functional(self, field: Tensor, at: Marginals) -> Tensor:
+        return self.function(field)
+
+
 def value(x: Any) -> Value:
     """The prediction `f(x_a)`: one observable a point of x (p, d). Unit: that of `data.train.y`."""
     return Value(x)
 
 
 def loss(x: Any, y: Any) -> Loss:
-    """The negative log likelihood `½ log 2πσ² + (y_a - f(x_a))²/2σ²` of labels y (p,) at x (p, d). Unit: nats."""
+    """The negative log likelihood of labels y (p,) at x (p, d), in nats: `½ log 2πσ² + (y_a - f(x_a))²/2σ²` for Gaussian noise,
+    `-log p(y_a | f(x_a))` for a posterior with another likelihood."""
     return Loss(x, y)
 
 
@@ -121,4 +170,12 @@ def average(x: Any, weights: Any = None) -> Average:
     return Average(x, weights)
 
 
-__all__ = ["Average", "Contrast", "Loss", "Value", "Variance", "average", "contrast", "loss", "value", "variance"]
+def pointwise(x: Any, function: Callable[[Tensor], Tensor]) -> Pointwise:
+    """`⟨g(f(x_a))⟩` of an elementwise, differentiable g at x (p, d), by Gauss-Hermite quadrature; e.g. `torch.sigmoid`."""
+    return Pointwise(x, function)
+
+
+__all__ = [
+    "Average", "Contrast", "LikelihoodLoss", "Loss", "Pointwise", "Value", "Variance",
+    "average", "contrast", "loss", "pointwise", "value", "variance",
+]  # fmt: skip

@@ -2,10 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
+from gp_response.errors import InputError
+from gp_response.posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,16 @@ class Perturbation(ABC):
     @abstractmethod
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         """First-order force: dV/dh of every column."""
+
+    def energy_of(self, posterior: Posterior) -> Energy:
+        """`energy` as a posterior's likelihood sees it: exact for Gaussian noise, else the force and curvature of the sites."""
+        if posterior.conjugate:
+            return self.energy(posterior.data.to(dtype=torch.float64), posterior.noise)
+        return self.site_energy(posterior)
+
+    def site_energy(self, posterior: Any) -> Energy:
+        """The energy's force and curvature at a posterior whose likelihood is not Gaussian."""
+        raise InputError(f"{self.kind} has no response under {posterior.likelihood!r}; use a Gaussian likelihood")
 
     @abstractmethod
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:

@@ -46,6 +46,13 @@ class Rows(Perturbation):
         h = torch.as_tensor(h, dtype=data.train.y.dtype, device=data.train.y.device).expand(count)
         return torch.zeros_like(data.train.y).index_add(0, at, h[column])
 
+    def pulled(self, posterior: Any, force: Tensor, curvature: Tensor) -> Energy:
+        """Sites at training rows with a force and a curvature per row, (n,), at the posterior's means."""
+        at, column, count = self.groups(posterior.data)
+        return Energy(
+            at, column, count, curvature[at], posterior.fixed.mean[at], force[at], one_each=count == len(at)
+        )  # fmt: skip
+
     def sites(self, data: Dataset, curvature: Tensor, pull: Tensor) -> Energy:
         at, column, count = self.groups(data)
         return Energy(
@@ -62,6 +69,9 @@ class Reweight(Rows):
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         return self.sites(data, 1.0 / noise, torch.zeros_like(data.train.y))
 
+    def site_energy(self, posterior: Any) -> Energy:
+        return self.pulled(posterior, *posterior.row_pull())
+
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(weights=data.train.weights + self.spread(data, h))
 
@@ -74,6 +84,10 @@ class Relabel(Rows):
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         return self.sites(data, torch.zeros_like(noise), data.train.weights / noise)
 
+    def site_energy(self, posterior: Any) -> Energy:
+        weights = posterior.data.train.weights.double()
+        return self.pulled(posterior, *(weights * part for part in posterior.label_pull()))
+
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(y=data.train.y + self.spread(data, h))
 
@@ -85,6 +99,10 @@ class Delete(Rows):
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         return self.sites(data, -data.train.weights / noise, torch.zeros_like(data.train.y))
+
+    def site_energy(self, posterior: Any) -> Energy:
+        weights = posterior.data.train.weights.double()
+        return self.pulled(posterior, *(-weights * part for part in posterior.row_pull()))
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         gone = self.spread(data, h)
@@ -117,6 +135,16 @@ class Insert(Perturbation):
         return Energy(
             every, column, len(x) if self.each else 1, (1.0 / noise).expand(len(x)), y, torch.zeros_like(y),
             points=x, one_each=self.each or len(x) == 1,
+        )  # fmt: skip
+
+    def site_energy(self, posterior: Any) -> Energy:
+        x, y = self._checked(posterior.data.to(dtype=torch.float64))
+        (force, curvature), mean = posterior.new_pull(x, y)
+        every = torch.arange(len(x), device=x.device)
+        column = every if self.each else torch.zeros_like(every)
+        return Energy(
+            every, column, len(x) if self.each else 1, curvature, mean, force, points=x,
+            one_each=self.each or len(x) == 1,
         )  # fmt: skip
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:

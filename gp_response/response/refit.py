@@ -61,6 +61,7 @@ def refit_response(
 
 def expectation(posterior: Posterior, observable: Observable) -> Tensor:
     """⟨O⟩ under a posterior, (m,)."""
+    observable = observable.under(posterior.likelihood)
     probe = posterior.probe(observable.points)
     return observable.expectation(Marginals(probe.mean.value, probe.variance.value, posterior.noise))
 
@@ -81,7 +82,7 @@ def _one(perturbation: Perturbation, data: Dataset, column: int, count: int, h: 
 def _derivative(head: Any, data: Dataset, observable: Observable, perturbation: Perturbation, count: int) -> Tensor:
     def moved(amplitude: Tensor) -> Tensor:
         changed = perturbation.apply(data, amplitude)
-        if perturbation.from_zero:
+        if perturbation.from_zero and not getattr(head, "smooth_at_zero_weight", False):
             marginals = smooth_marginals(head, changed, observable.points.to(changed.train.x))
             return observable.expectation(Marginals(*marginals, head.noise.detach().to(changed.train.x)))
         return expectation(head.condition(changed), observable)

@@ -11,6 +11,7 @@ from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Certified, Posterior, Probe, rounded
 from gp_response.response.assemble import Answer, Rows, assemble, count_observables, points_of
+from gp_response.response.coupled import coupled_answer
 from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Derivatives, Marginals, Observable
 from gp_response.response.perturbation import Energy, Perturbation
@@ -36,6 +37,10 @@ def susceptibility(
     refitted expectation is a posterior covariance (Kubo 1966; Giordano, Broderick & Jordan 2018, theorem 1). For a
     Gaussian field it is closed: means move by `β S g`, variances by `-β S² a`, with `S` the posterior covariance
     between point and site, `a` the curvature of V and `g` its force at the posterior mean.
+
+    Where the likelihood is not Gaussian the Gaussian approximation itself moves, and its covariance is not its response:
+    the stationarity condition of the approximation is differentiated instead, adjoint to each observable (linear-response
+    variational Bayes, Giordano, Broderick & Jordan 2018). `fluctuation` has the covariance; `fdt_gap` compares.
 
     Args:
         posterior: from a head.
@@ -66,9 +71,10 @@ class FirstOrder:
     """One posterior, observable and perturbation: answers at any of the observable's points."""
 
     def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation):
-        self.posterior, self.observable, self.perturbation = posterior, observable, perturbation
+        self.posterior, self.asked, self.perturbation = posterior, observable, perturbation
+        self.observable = observable.under(posterior.likelihood)
         self.points = posterior.points(observable.points)
-        self.energy: Energy = perturbation.energy(posterior.data.to(dtype=torch.float64), posterior.noise)
+        self.energy: Energy = perturbation.energy_of(posterior)
         self.ground = stand(posterior, self.energy)
         self.like = posterior.residuals.value  # what probes compute in; the result is rounded to the data's precision
         self.count = count_observables(observable)
@@ -77,9 +83,11 @@ class FirstOrder:
         """Derivatives of the functional at the points `where` (q,) by every column, (q, c)."""
         probe, energy = self.posterior.probe(self.points[where]), self.energy
         seen = covariances(self.posterior, probe, energy, self.ground)
-        by_mean, by_variance = _field_response(seen, self.ground.force, energy.curvature, self.posterior.beta)
         at = Marginals(probe.mean.value, probe.variance.value, self.posterior.noise)
         d = self.observable.derivatives(at, where)
+        if not self.posterior.conjugate:
+            return coupled_answer(self.posterior, probe, d, energy, self.ground, seen)
+        by_mean, by_variance = _field_response(seen, self.ground.force, energy.curvature, self.posterior.beta)
         by_mean = Certified(*(by_column(part, energy) for part in by_mean))
         by_variance = Certified(*(by_column(part, energy) for part in by_variance))
         value = d.mean[:, None] * by_mean.value + d.variance[:, None] * by_variance.value
@@ -91,20 +99,20 @@ class FirstOrder:
         with tqdm(total=len(self.points), desc="susceptibility", disable=not progress, leave=False) as bar:
             rows = self._rows(0, self.count, step, bar)
         return Susceptibility.named(
-            self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta,
+            self.posterior.data, self.asked, self.perturbation, beta=self.posterior.beta,
             matrix=rows.matrix, error=rows.error, flagged=rows.flagged, order="first",
         )  # fmt: skip
 
     def in_store(self, path: Path, room: int, progress: bool) -> StoredSusceptibility:
         empty = self.like.new_zeros(0, self.energy.columns)
         described = Susceptibility.named(
-            self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
+            self.posterior.data, self.asked, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
             flagged=torch.zeros(0, dtype=torch.bool), order="first",
         )  # fmt: skip
         # The energy stands for the perturbation: sites, curvature, target and pull are all that enters.
         facts = [getattr(described, name) for name in Susceptibility.facts()]
         mark = fingerprint(
-            "first", self.posterior, type(self.observable).__qualname__, self.points, self.observable.weights,
+            "first", self.posterior, type(self.asked).__qualname__, self.points, self.observable.weights,
             self.observable.local_data(), described.rows, described.columns, facts,
             list(vars(self.energy).values()),
         )  # fmt: skip

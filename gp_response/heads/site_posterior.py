@@ -1,0 +1,268 @@
+"""A Gaussian posterior in inducing features: sparse, or approximate for a likelihood that is not Gaussian, or both.
+
+The field `f = m₀ + φᵀw + (what the features leave out)`. What responds to data is the first part, whose covariance is
+`S = φᵀ Σ⁻¹ φ`: for it the fluctuation-dissipation theorem holds, since data speak to f only through w. The part left out,
+`k - Q`, adds to predictive variances and never moves. Where every training row is an inducing point nothing of the kind is left
+out at the rows, and with `whole` the rest is the exact field's own conditional covariance.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+from gp_response.errors import InputError
+from gp_response.heads.basis import Basis
+from gp_response.heads.fixed_point import Fixed, Problem, solve
+from gp_response.heads.rows import Rows
+from gp_response.heads.sites import LAPLACE, Coupling, Pull, coupling, pull, pull_by_label
+from gp_response.heads.trace import Trace
+from gp_response.likelihoods import Gaussian, Likelihood
+from gp_response.linalg.system import DenseSystem
+from gp_response.linalg.transforms import inside_transform
+from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.solvers import Cholesky, Factor, Solution
+
+EPS = torch.finfo(torch.float64).eps
+
+
+class SitePosterior(Posterior):
+    """A field conditioned on data through features and sites; made by the sparse heads and by `Exact` with a likelihood.
+
+    Args:
+        basis: inducing features.
+        data: n training rows.
+        likelihood: log p(y | f).
+        kind: "laplace" or "variational"; the same for a Gaussian likelihood.
+        mean: constant prior mean.
+        beta: inverse temperature.
+        whole: what the features leave out belongs to the field that responds (each training row is an inducing point).
+        solver: of the m x m system; None is `Cholesky()`.
+        keep: bytes of features of the training rows that may stay in memory.
+        start: (m,) where the iteration begins.
+
+    Attributes:
+        fixed: what the iteration ended with; `fixed.change` says how well it settled.
+    """
+
+    def __init__(
+        self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: float = 0.0,
+        beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Tensor | None = None,
+    ):  # fmt: skip
+        self.basis, self.data, self.law, self.kind = basis, data, likelihood, kind
+        self.kernel, self.prior_mean, self.beta, self.whole = basis.kernel, mean, beta, whole
+        self.solver = solver or Cholesky()
+        train = data.train
+        if not inside_transform():
+            likelihood.check(train.y)
+        self.rows = Rows(basis, train.x.double(), keep=keep)
+        left_out = (basis.diagonal(train.x) - self.rows.norms()).clamp_min(0.0)
+        self.problem = Problem(
+            self.rows, train.y.double(), beta * train.weights.double(), left_out,
+            torch.as_tensor(mean, dtype=torch.float64, device=train.x.device), likelihood, kind,
+        )  # fmt: skip
+        self.fixed: Fixed = solve(self.problem, start)
+        self.system = DenseSystem(self.fixed.precision, floor=_floor(self.fixed, likelihood))
+        self.factor: Factor = self.solver.factor(self.system)
+        self.weights: Solution = self.factor.solve(self.fixed.right)
+        self.trace: Trace | None = None
+
+    @property
+    def noise(self) -> Tensor:
+        """σ² of a Gaussian likelihood; NaN for others, whose observations have no one variance."""
+        if isinstance(self.law, Gaussian):
+            return self.law.noise.detach().to(self.data.train.x.device)
+        return torch.full((), float("nan"), dtype=torch.float64, device=self.data.train.x.device)
+
+    def probe(self, x: Tensor) -> "SiteProbe":
+        return SiteProbe(self, self.points(x))
+
+    def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._like(self.basis.prior(self.points(x), self.points(y)))
+
+    def predictive_cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        x, y = self.points(x), None if y is None else self.points(y)
+        left, right = self.probe(x), None if y is None else self.probe(y)
+        both = left.to(left if right is None else right).value
+        return self._like(both if self.whole else both + left.left_out_with(right or left))
+
+    def left_out(self, x: Tensor) -> Tensor:
+        probe = self.probe(self.points(x))
+        return self._like(torch.zeros_like(probe.left_out) if self.whole else probe.left_out)
+
+    @property
+    def residuals(self) -> Certified:
+        mean = self.fixed.mean
+        length = self.rows.norms().sqrt()
+        off = self.basis.off
+        error = length * (self.weights.defect + off * self.weights.value.norm()) + self._mean_slack * self._own.sqrt()
+        return Certified(self.problem.y - mean, error + 8.0 * EPS * (self.problem.y.abs() + mean.abs()))
+
+    @cached_property
+    def _own(self) -> Tensor:
+        """`S_ii` of every training row, (n,)."""
+        return self.rows.squares(self._factored)
+
+    @cached_property
+    def site_weight(self) -> Tensor:
+        """`βρ_i h_i`, the precision each row adds, (n,)."""
+        return self.problem.weight * self.fixed.pull.precision
+
+    @cached_property
+    def spread_of_rounding(self) -> Tensor:
+        """Rounded features move `D^-½Φ` by at most this in norm: `off · √tr(Σ - 1)`, 0-dim."""
+        return self.basis.off * (self.site_weight.abs() * self.rows.norms()).sum().sqrt()
+
+    @cached_property
+    def _mean_slack(self) -> Tensor:
+        """What moves means by rounded features in the data's part, per unit of √S_aa."""
+        force = self.problem.weight * self.fixed.pull.force
+        reached = (force.square() / self.site_weight.abs().clamp_min(1e-300)).sum().sqrt()
+        settled = self.fixed.change * self.fixed.variance.sqrt().max()
+        return self.spread_of_rounding * (self.weights.value.norm() + reached) + settled
+
+    def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """`S_jj` of training rows (k,), from one triangular solve for all."""
+        value = self._own[rows]
+        error = self._error(value.sqrt(), value.sqrt(), self.rows.norms()[rows].sqrt(), None)
+        return Certified(value, error + 16.0 * EPS * len(self.basis) * value), torch.ones_like(rows, dtype=torch.bool)
+
+    def _error(self, own: Tensor, other: Tensor, length: Tensor, other_length: Tensor | None) -> Tensor:
+        """What rounded features move `S_ab` by, for √S_aa, √S_bb and ‖φ_a‖, ‖φ_b‖, elementwise and to first order.
+
+        `δS = v_aᵀδφ_b + δφ_aᵀv_b - v_aᵀ δΣ v_b` with `‖v_a‖ <= √S_aa` and `‖D^-½Φᵀv_a‖ <= √S_aa`, as Σ >= 1.
+        """
+        far = length if other_length is None else other_length
+        return self.basis.off * (own * far + other * length) + 2.0 * self.spread_of_rounding * own * other
+
+    # What a likelihood that is not Gaussian adds to the response --------------------------------------------------------
+
+    @property
+    def conjugate(self) -> bool:
+        return isinstance(self.law, Gaussian)
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        return None if self.conjugate else self.law
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        """How the sites answer their marginals, times βρ, (n,) each."""
+        p = self.problem
+        parts = coupling(self.law, self.kind, self.fixed.mean, self.fixed.variance, p.y)
+        return Coupling(*(p.weight * part for part in parts))
+
+    @cached_property
+    def scale_of_sites(self) -> float:
+        """A size of Σ (S∘S) takes forces to precisions by: the largest variance of a row, 0-dim."""
+        return float(self._own.max().sqrt())
+
+    @cached_property
+    def relative_error(self) -> float:
+        """What rounding moves covariances among training rows by, relative to their variances."""
+        own = self._own.sqrt()
+        largest = self._error(own, own, self.rows.norms().sqrt(), None) / self._own.clamp_min(1e-300)
+        return float(largest.max()) + 64.0 * EPS
+
+    @cached_property
+    def _factored(self) -> Tensor:
+        return torch.linalg.cholesky(self.fixed.precision)
+
+    def smear(self, values: Tensor) -> Tensor:
+        """`S v` over training rows, for v (n, t)."""
+        return self.rows.spread(torch.cholesky_solve(self.rows.gather(values), self._factored))
+
+    def smear_squared(self, values: Tensor) -> Tensor:
+        """`(S∘S) v` over training rows, for v (n, t), a block of rows of S at a time."""
+        out = []
+        for _, features in self.rows.blocks():
+            seen = self.rows.spread(torch.cholesky_solve(features, self._factored))  # (n, b)
+            out.append(seen.square_().T @ values)
+        return torch.cat(out)
+
+    def row_pull(self) -> Pull:
+        return self.fixed.pull
+
+    def label_pull(self) -> Pull:
+        if self.law.discrete:
+            raise InputError(
+                f"relabel moves labels by a little, which those of {type(self.law).__name__} cannot; use delete and insert"
+            )
+        return pull_by_label(self.law, self.kind, self.fixed.mean, self.fixed.variance, self.problem.y)
+
+    def new_pull(self, x: Tensor, y: Tensor) -> tuple[Pull, Tensor]:
+        """The sites that labels y at new points x (k, d) would be, and the means there (k,)."""
+        probe = self.probe(self.points(x))
+        mean = probe.mean.value
+        return pull(self.law, self.kind, mean, probe.variance.value, y.to(mean)), mean
+
+
+class SiteProbe(Probe):
+    """p points seen from a site posterior: their features and `V = Σ⁻¹φ`."""
+
+    def __init__(self, posterior: SitePosterior, points: Tensor):
+        self.posterior, self.points = posterior, points
+        self.features = posterior.basis.at(points)
+        self.solution = posterior.factor.solve(self.features)
+        self.converged = self.solution.converged
+        self.length = self.features.norm(dim=0)
+        value = (self.features * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
+        self.own = Certified(value.clamp_min(0.0), self._covariance_error(self).diagonal() + 8.0 * EPS * self.length**2)
+        prior = posterior.basis.diagonal(points)
+        self.left_out = (prior - self.features.square().sum(dim=0)).clamp_min(0.0)
+        self.mean = self._mean()
+        off = 8.0 * EPS * prior + 2.0 * posterior.basis.off * self.length**2
+        self.variance = Certified(self.left_out + self.own.value, self.own.error + off)
+
+    def _mean(self) -> Certified:
+        weights, posterior = self.posterior.weights, self.posterior
+        value = self.features.T @ weights.value + self.solution.value.T @ weights.left + posterior.problem.prior_mean
+        error = self.solution.defect * weights.defect + posterior.basis.off * self.length * weights.value.norm()
+        error = error + posterior._mean_slack * self.own.value.sqrt()
+        return Certified(value, error + 8.0 * EPS * (self.features.abs().T @ weights.value.abs() + value.abs()))
+
+    def to_train(self, rows: Tensor | None = None) -> Certified:
+        posterior = self.posterior
+        if rows is None:
+            value, own, norms = posterior.rows.spread(self.solution.value).T, posterior._own, posterior.rows.norms()
+        else:
+            features = posterior.rows.at(rows)
+            value, own = self.solution.value.T @ features, posterior._own[rows]
+            norms = features.square().sum(dim=0)
+        length = norms.sqrt()
+        error = posterior._error(self.own.value.sqrt()[:, None], own.sqrt(), self.length[:, None], length)
+        rounding = 8.0 * EPS * self.solution.value.norm(dim=0)
+        return Certified(value, error + (self.solution.defect + rounding)[:, None] * length)
+
+    def to(self, other: "SiteProbe") -> Certified:
+        value = self.features.T @ other.solution.value + self.solution.value.T @ other.solution.left
+        error = self._covariance_error(other)
+        if self.posterior.whole:
+            rest = self.left_out_with(other)
+            value, error = value + rest, error + 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).max()
+        return Certified(value, error + 8.0 * EPS * self.length[:, None] * other.length)
+
+    def left_out_with(self, other: "SiteProbe") -> Tensor:
+        """`k - Q` between the points of two probes, (p, q)."""
+        prior = self.posterior.basis.prior(self.points, None if other is self else other.points)
+        return prior - self.features.T @ other.features
+
+    def _covariance_error(self, other: "SiteProbe") -> Tensor:
+        one, two = (probe.__dict__.get("own") for probe in (self, other))
+        mine = self.length if one is None else one.value.sqrt()
+        yours = other.length if two is None else two.value.sqrt()
+        defect = self.solution.defect[:, None] * other.solution.defect
+        return defect + self.posterior._error(mine[:, None], yours, self.length[:, None], other.length)
+
+
+def _floor(fixed: Fixed, likelihood: Likelihood) -> float | None:
+    """A lower bound of Σ's eigenvalues: one, unless sites take precision away."""
+    if inside_transform() or likelihood.concave:
+        return 1.0
+    lowest = float(torch.linalg.eigvalsh(fixed.precision)[0])
+    return 0.99 * lowest if lowest > 0 else None
+
+
+__all__ = ["SitePosterior", "SiteProbe"]
