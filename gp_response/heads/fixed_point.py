@@ -122,7 +122,7 @@ def _mode(problem: Problem, start: Tensor | None) -> Fixed:
         sites = pull(problem.likelihood, LAPLACE, mean, mean, problem.y)
         curved = sites._replace(precision=problem.likelihood.safe_curvature(mean, problem.y)) if safe else sites
         try:
-            new, precision, lower, right = step(problem, mean, curved)
+            new, *_ = step(problem, mean, curved)
         except _NotDefinite:
             if safe:
                 raise SolverError("the Laplace approximation met a precision that is not positive definite") from None
