@@ -37,7 +37,7 @@ class ExactPosterior(Posterior):
     Args:
         kernel: its hyperparameters are read now and again at each call: do not train it any more.
         data: n training rows.
-        noise: σ², 0-dim float64 tensor.
+        noise: σ², 0-dim float64 tensor; known noise of the rows comes on top.
         mean: constant prior mean.
         beta: inverse temperature.
         solver: anything with `factor(system)`.
@@ -46,7 +46,7 @@ class ExactPosterior(Posterior):
     def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: float, beta: float, solver: Any):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta
-        self.whitening = whiten(data, noise, beta)
+        self.whitening = whiten(data, self.row_noise, beta)
         # Derivatives of refits go through the matrix itself, and through a factor of it whatever the solver.
         self.factor: Factor = (Cholesky() if inside_transform() else solver).factor(self._system())
         self.target: Solution = self.factor.solve(self.whitened_target())
@@ -115,7 +115,7 @@ class ExactPosterior(Posterior):
             InputError: the solver gives no determinant; see `estimate_log_evidence`.
         """
         fit = -0.5 * (self.whitened_target().dot(self.target.value) + self.factor.logdet())
-        return fit + self.whitening.log_normaliser(self.data, self.noise, self.beta)
+        return fit + self.whitening.log_normaliser(self.data, self.row_noise, self.beta)
 
     def estimate_log_evidence(self, *, probes: int = 16, seed: int = 0) -> Estimate:
         """The log evidence with its standard error and enclosure: by Lanczos quadrature where the solver has no factor.
@@ -131,7 +131,7 @@ class ExactPosterior(Posterior):
         drawn = spherical_probes(len(self.data.train), probes, generator, self.data.train.x.device)
         factor = self.factor
         found = log_evidence(factor.system, factor.preconditioner, self.whitened_target(), self.target.value, drawn)
-        rest = float(self.whitening.log_normaliser(self.data, self.noise, self.beta))
+        rest = float(self.whitening.log_normaliser(self.data, self.row_noise, self.beta))
         return replace(found, value=found.value + rest)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 
 
 def smooth_marginals(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the field at x (p, d), each (p,), differentiable in `data.train.weights` from zero on."""
     train, noise = data.train, head.noise.detach().to(data.train.x)
-    precision = head.beta * train.weights / noise
+    precision = head.beta * train.weights / row_noise(data, noise)
     cross = head.kernel.matrix(train.x, x).detach()
     system = precision[:, None] * head.kernel.matrix(train.x).detach()
     system = system + torch.eye(len(train.y), dtype=system.dtype, device=system.device)

@@ -55,7 +55,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        """First-order force: dV/dh of every column."""
+        """First-order force: dV/dh of every column. noise: σ², 0-dim; known noise of the rows is with the data."""
 
     @abstractmethod
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
