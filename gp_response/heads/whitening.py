@@ -45,7 +45,7 @@ class Whitening(NamedTuple):
 
 
 def whiten(data: Dataset, noise: Tensor, beta: float) -> Whitening:
-    """The scaling for a data set at noise σ² (0-dim, or (n,) by `row_noise`) and inverse temperature β; differentiable for ρ > 0."""
+    """The scaling for a set at noise σ² (0-dim, or (n,) by `row_noise`) and inverse temperature β; differentiable if ρ > 0."""
     weights = data.train.weights.double()
     seen = weights > 0
     variance = noise.double() / (beta * torch.where(seen, weights, torch.ones_like(weights)))
