@@ -67,12 +67,14 @@ class Posterior(ABC):
         noise: observation noise variance σ², 0-dim, float64: what a new row would have. See `row_noise`.
         beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
         solver: the solver that was used, with its tolerances.
+        head: what conditions such a posterior again, where it came from a model trained elsewhere; else None.
     """
 
     data: Dataset
     noise: Tensor
     beta: float
     solver: Any
+    head: Any = None
 
     @property
     def row_noise(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior
+from gp_response.heads.prior_mean import as_prior_mean, prior_mean_at
 from gp_response.heads.training import Training, train
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
@@ -28,7 +29,7 @@ class Exact(nn.Module):
             Rows with known noise have it on top; 0 means known noise alone, and is not trained.
         solver: a solver object such as `Cholesky()` or `CG()`; None takes `Cholesky()` up to 16,000 rows and `CG()` beyond.
             What was used is `posterior.solver`.
-        mean: constant prior mean, not trained.
+        mean: prior mean, a number or a module from points (n, d) to (n,), copied; not trained.
         beta: inverse temperature of `p₀(f) exp(-β Σ ρ_i ℓ_i)`; 1 is the ordinary posterior.
 
     Raises:
@@ -41,7 +42,7 @@ class Exact(nn.Module):
         noise: float = 0.1,
         *,
         solver: Any = None,
-        mean: float = 0.0,
+        mean: float | nn.Module = 0.0,
         beta: float = 1.0,
     ):
         super().__init__()
@@ -57,7 +58,7 @@ class Exact(nn.Module):
             raise InputError(f"Exact(beta={beta!r}): expected a positive finite number")
         if not 0.0 <= float(noise) < float("inf"):
             raise InputError(f"Exact(noise={noise!r}): expected a positive finite number, or 0 for known noise alone")
-        self.kernel, self.prior_mean, self.beta = kernel, float(mean), float(beta)
+        self.kernel, self.prior_mean, self.beta = kernel, as_prior_mean(mean), float(beta)
         self.solver = solver
         self.noise_constraint = positive()
         start = torch.tensor(float(noise), dtype=torch.float64)
@@ -116,7 +117,7 @@ class Exact(nn.Module):
         train, noise = data.train, self.row_noise(data)
         white = whiten(data, noise, self.beta).to(train.x)
         system = white.system(self.kernel.matrix(train.x))
-        fit = gaussian_log_evidence(system, white.scale * (train.y - self.prior_mean))
+        fit = gaussian_log_evidence(system, white.scale * (train.y - prior_mean_at(self.prior_mean, train.x)))
         return fit + white.log_normaliser(data, noise, self.beta)
 
     def log_prior(self) -> Tensor:

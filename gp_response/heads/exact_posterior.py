@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
@@ -38,12 +39,12 @@ class ExactPosterior(Posterior):
         kernel: its hyperparameters are read now and again at each call: do not train it any more.
         data: n training rows.
         noise: σ², 0-dim float64 tensor; known noise of the rows comes on top.
-        mean: constant prior mean.
+        mean: prior mean, a number or a module of the points.
         beta: inverse temperature.
         solver: anything with `factor(system)`.
     """
 
-    def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: float, beta: float, solver: Any):
+    def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: Any, beta: float, solver: Any):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta
         self.whitening = whiten(data, self.row_noise, beta)
@@ -62,7 +63,8 @@ class ExactPosterior(Posterior):
 
     def whitened_target(self) -> Tensor:
         """`p (y - m)`, (n,)."""
-        return self.whitening.scale * (self.data.train.y.double() - self.prior_mean)
+        train = self.data.train
+        return self.whitening.scale * (train.y.double() - prior_mean_at(self.prior_mean, train.x.double()))
 
     def probe(self, x: Tensor) -> "ExactProbe":
         return ExactProbe(self, self.points(x))
@@ -152,7 +154,7 @@ class ExactProbe(Probe):
         target = self.posterior.target
         # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
         left, right = torch.cat([self.whitened, self.solution.value]), torch.cat([target.value, target.left])
-        start = torch.full_like(self.off, self.posterior.prior_mean)[:, None]
+        start = prior_mean_at(self.posterior.prior_mean, self.points.double())[:, None]
         value = residual(start, -left.T, right[:, None])[:, 0]
         error = (self.solution.defect + self.off) * target.defect
         return Certified(value, error + _rounding(left.abs().T @ right.abs() + value.abs()))

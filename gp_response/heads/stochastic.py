@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import SolverError
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.whitening import Whitening, whiten
 from gp_response.kernels.symmetric import symmetric_bilinear
 from gp_response.kernels.system import KernelSystem
@@ -147,7 +148,7 @@ class StochasticEvidence:
         return min(self.n // 4, 1024, 64 + 6 * int(self.n**0.5))  # building costs n r², and is done at every step
 
     def _target(self, white: Whitening) -> Tensor:
-        return (white.scale.detach() * (self.data.train.y.double() - self.head.prior_mean))[:, None]
+        return (white.scale.detach() * (self.data.train.y.double() - prior_mean_at(self.head.prior_mean, self.x.double())))[:, None]
 
     @torch.no_grad()
     def _solved(self, white: Whitening, rest: Tensor) -> tuple[Tensor, Tensor, Work]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset, dataset, row_noise
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.posterior import Posterior
 from gp_response.testing.report import assert_close
 
@@ -113,7 +114,8 @@ def dense_posterior(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor
         k, cross, prior = (head.kernel.matrix(*pair).double() for pair in ((train.x, train.x), (x, train.x), (x, x)))
         noise = (row_noise(data, head.noise) / (head.beta * train.weights)).double()
         inverse = torch.linalg.inv(k + torch.diag(noise))
-    mean = head.prior_mean + cross @ (inverse @ (train.y.double() - head.prior_mean))
+    before, here = (prior_mean_at(head.prior_mean, points.double()) for points in (train.x, x))
+    mean = here + cross @ (inverse @ (train.y.double() - before))
     return mean.to(train.y), (prior - cross @ inverse @ cross.T).to(train.y)
 
 
