@@ -9,7 +9,7 @@ from gp_response import kernels, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Identity, UnitBox
-from gp_response.heads import SGPR, SVGP, Exact, Trace, Training
+from gp_response.heads import SGPR, SVGP, Exact, Trace, Training, from_gpytorch, head_from_gpytorch
 from gp_response.kernels import (
     RBF,
     ArcCosine,
@@ -113,6 +113,8 @@ __all__ = [
     "dataset",
     "delete",
     "finite_response",
+    "from_gpytorch",
+    "head_from_gpytorch",
     "insert",
     "kernels",
     "leave_one_out",

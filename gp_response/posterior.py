@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.inverse_diagonal import Enclosure
@@ -64,15 +64,22 @@ class Posterior(ABC):
 
     Attributes:
         data: the `Dataset` conditioned on.
-        noise: observation noise variance σ², 0-dim, float64.
+        noise: observation noise variance σ², 0-dim, float64: what a new row would have. See `row_noise`.
         beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
         solver: the solver that was used, with its tolerances.
+        head: what conditions such a posterior again, where it came from a model trained elsewhere; else None.
     """
 
     data: Dataset
     noise: Tensor
     beta: float
     solver: Any
+    head: Any = None
+
+    @property
+    def row_noise(self) -> Tensor:
+        """Variances of the training observations, (n,): known noise plus σ². 0-dim, σ², where the data know of none."""
+        return row_noise(self.data, self.noise)
 
     @abstractmethod
     def probe(self, x: Tensor) -> Probe:
@@ -136,7 +143,7 @@ class Posterior(ABC):
     def looseness(
         self, *, probes: int = 32, rows: Tensor | None = None, seed: int = 0, progress: bool = False
     ) -> Enclosure:
-        """`1 - S_ii/D_i` of every training row, (n,), with `D_i = σ²/(β ρ_i)`: one minus its leverage, by which dividing
+        """`1 - S_ii/D_i` of every training row, (n,), with `D_i = σ_i²/(β ρ_i)`: one minus its leverage, by which dividing
         its residual leaves it out. One for rows of weight zero.
 
         Args:
@@ -145,7 +152,7 @@ class Posterior(ABC):
         """
         every = torch.arange(len(self.data.train), device=self.data.train.x.device)
         own, converged = self.own_variance(every, progress=progress)
-        precision = self.beta * self.data.train.weights.double() / self.noise
+        precision = self.beta * self.data.train.weights.double() / self.row_noise
         value, error = 1.0 - own.value * precision, own.error * precision
         return Enclosure(value, (value - error).clamp_min(0.0), value + error, torch.zeros_like(value), converged)
 

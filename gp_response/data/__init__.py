@@ -3,7 +3,8 @@
 from gp_response.data.build import dataset
 from gp_response.data.dataset import Dataset, Split
 from gp_response.data.load import load
+from gp_response.data.noise import row_noise
 from gp_response.data.standardise import Standardiser
 from gp_response.data.synthetic import synthetic
 
-__all__ = ["Dataset", "Split", "Standardiser", "dataset", "load", "synthetic"]
+__all__ = ["Dataset", "Split", "Standardiser", "dataset", "load", "row_noise", "synthetic"]

@@ -24,23 +24,26 @@ def dataset(
     test_x: check.ArrayLike | None = None,
     test_y: check.ArrayLike | None = None,
     weights: check.ArrayLike | None = None,
+    noise: check.ArrayLike | None = None,
     standardise: Standardise = True,
     names: Sequence[str] | None = None,
     target: str = "y",
 ) -> Dataset:
     """A Dataset from tensors, arrays, lists or numeric DataFrames.
 
-    x (n, d) or (n,), y (n,) or (n, 1), weights (n,) >= 0 (default 1). A float32 tensor or array x makes a float32 set, all
+    x (n, d) or (n,), y (n,) or (n, 1), weights (n,) >= 0 (default 1), noise (n,) > 0: the variance of each training
+    observation where it is known, in the units of y squared. A float32 tensor or array x makes a float32 set, all
     else float64; the device is x's. `standardise` uses the statistics of x and y alone, never of test_x; "x" leaves
     targets as they are (for classes). Columns are called `names`, a DataFrame's own names, or x0, x1, ...; rows are
     counted from 0 in x and in test_x. Copies, so later changes of the arrays do not reach the set.
 
     Raises DataError, naming column and row, for shapes that do not fit, NaN, infinities, text, complex numbers,
-    negative or all-zero weights, or a single row with standardise=True.
+    negative or all-zero weights, variances that are not positive, or a single row with standardise=True.
     """
     points, found = check.points(x, "x", names=names)
     targets = check.values(y, "y", rows=len(points), of="x").to(points)
-    train = Split(points, targets, check.sample_weights(weights, like=points), _count(points))
+    known = check.known_noise(noise, like=points)
+    train = Split(points, targets, check.sample_weights(weights, like=points), _count(points), known)
     if isinstance(x, pd.DataFrame) and isinstance(test_x, pd.DataFrame) and list(x.columns) != list(test_x.columns):
         raise DataError(
             f"test_x has columns {list(test_x.columns)} but x has {list(x.columns)}; give the same, in order"
@@ -120,7 +123,16 @@ def _scaled(split: Split, scaler: Standardiser, dtype: torch.dtype, name: str, n
         raise DataError(f"{name} column {names[j]!r}, row {row} overflows {dtype} once standardised; use float64")
     if not bool(torch.isfinite(out.y).all()):
         raise DataError(f"{name} target overflows {dtype} once standardised; use float64")
-    return replace(out, weights=split.weights.to(dtype))
+    return replace(out, weights=split.weights.to(dtype), noise=_scaled_noise(split, scaler, dtype))
+
+
+def _scaled_noise(split: Split, scaler: Standardiser, dtype: torch.dtype) -> Tensor | None:
+    if split.noise is None:
+        return None
+    noise = (split.noise.double() / scaler.y_scale.to(split.noise.device) ** 2).to(dtype)
+    if not bool(((noise > 0) & torch.isfinite(noise)).all()):
+        raise DataError(f"noise is not positive and finite in {dtype} once standardised; use float64")
+    return noise
 
 
 def _repeats(train: Split, test: Split) -> Iterator[str]:

@@ -59,6 +59,20 @@ def sample_weights(value: ArrayLike | None, *, like: Tensor) -> Tensor:
     return weights
 
 
+def known_noise(value: ArrayLike | None, *, like: Tensor) -> Tensor | None:
+    """Positive variances of the training observations; None where none are given."""
+    if value is None:
+        return None
+    noise = values(value, "noise", rows=len(like), of="x").to(like)
+    wrong = (noise <= 0).nonzero()
+    if len(wrong):
+        row = int(wrong[0, 0])
+        raise DataError(
+            f"noise: row {row} is {float(noise[row]):g}, a variance must be > 0 (weight 0 leaves a row out)"
+        )
+    return noise
+
+
 def column_names(names: Sequence[str] | None, width: int, what: str) -> tuple[str, ...]:
     """The names given, checked against the width; x0, x1, ... where there are none."""
     if names is None:

@@ -15,23 +15,27 @@ from gp_response.shapes import Indices, Mask, Points, Values
 @dataclass(frozen=True, eq=False)
 class Split:
     """Rows used together: inputs `x` (n, d), targets `y` (n,), `weights` (n,), and `rows` (n,), the row number
-    (from 0) that each had in the table it came from; -1 for a row that was in no table."""
+    (from 0) that each had in the table it came from; -1 for a row that was in no table. `noise` (n,): the variance
+    of each observation where it is known, in the units of `y` squared; None where it is not."""
 
     x: Points
     y: Values
     weights: Values
     rows: Tensor
+    noise: Values | None = None
 
     def __len__(self) -> int:
         return self.x.shape[-2]
 
     def take(self, indices: Indices) -> "Split":
         """The rows at these positions (long tensor), in this order."""
-        return Split(self.x[indices], self.y[indices], self.weights[indices], self.rows[indices])
+        noise = None if self.noise is None else self.noise[indices]
+        return Split(self.x[indices], self.y[indices], self.weights[indices], self.rows[indices], noise)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Split":
         x, y, weights = (t.to(dtype=dtype, device=device) for t in (self.x, self.y, self.weights))
-        return Split(x, y, weights, self.rows.to(device=device))
+        noise = None if self.noise is None else self.noise.to(dtype=dtype, device=device)
+        return Split(x, y, weights, self.rows.to(device=device), noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +79,19 @@ class Dataset:
         y: Values | None = None,
         weights: Values | None = None,
         rows: Tensor | None = None,
+        noise: Values | None = None,
     ) -> "Dataset":
         """These training tensors in place of the old ones, already standardised; the scaler is not fitted again.
 
         Values are not looked at, so this works inside torch.func transforms and keeps gradients. Raises DataError when
         the lengths or the width do not fit.
         """
-        given = {"x": x, "y": y, "weights": weights, "rows": rows}
+        given = {"x": x, "y": y, "weights": weights, "rows": rows, "noise": noise}
         train = replace(self.train, **{name: value for name, value in given.items() if value is not None})
-        lengths = {name: getattr(train, name).shape[0] for name in given}
+        lengths = {name: part.shape[0] for name in given if (part := getattr(train, name)) is not None}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise DataError(f"training lengths differ ({found}); give x, y, weights and rows of one length")
+            raise DataError(f"training lengths differ ({found}); give {', '.join(lengths)} of one length")
         if train.x.dim() != 2 or train.x.shape[1] != self.dim:
             raise DataError(f"training x has shape {tuple(train.x.shape)}; expected (n, {self.dim})")
         return replace(self, train=train)
@@ -130,5 +135,8 @@ def _parts(data: Dataset) -> Iterator[bytes]:
     yield repr((data.names, data.target, str(data.train.x.dtype), len(data.train), len(data.test))).encode()
     scaler = data.scaler
     tensors = [getattr(s, name) for s in (data.train, data.test) for name in ("x", "y", "weights", "rows")]
+    if data.train.noise is not None:
+        yield b"noise"
+        tensors.append(data.train.noise)
     for tensor in (*tensors, scaler.x_mean, scaler.x_scale, scaler.y_mean, scaler.y_scale):
         yield tensor.detach().cpu().contiguous().numpy().tobytes()

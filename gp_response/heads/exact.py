@@ -7,14 +7,16 @@ import gpytorch
 import torch
 from torch import Tensor, nn
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior
+from gp_response.heads.prior_mean import as_prior_mean, prior_mean_at
 from gp_response.heads.training import Training, train
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
 from gp_response.kernels.parameters import positive
 from gp_response.linalg.evidence import gaussian_log_evidence
+from gp_response.linalg.transforms import inside_transform
 from gp_response.solvers import default_solver
 
 
@@ -24,13 +26,14 @@ class Exact(nn.Module):
     Args:
         kernel: any `gp_response.kernels.Kernel`, with features (`.on(...)`) or without, or any gpytorch kernel.
         noise: observation noise variance σ² (not its root), in the units of `data.train.y` squared; trained by `fit`.
+            Rows with known noise have it on top; 0 means known noise alone, and is not trained.
         solver: a solver object such as `Cholesky()` or `CG()`; None takes `Cholesky()` up to 16,000 rows and `CG()` beyond.
             What was used is `posterior.solver`.
-        mean: constant prior mean, not trained.
+        mean: prior mean, a number or a module from points (n, d) to (n,), copied; not trained.
         beta: inverse temperature of `p₀(f) exp(-β Σ ρ_i ℓ_i)`; 1 is the ordinary posterior.
 
     Raises:
-        InputError: noise or beta not positive and finite, or kernel not a Kernel.
+        InputError: beta not positive and finite, noise negative or not finite, or kernel not a Kernel.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Exact(nn.Module):
         noise: float = 0.1,
         *,
         solver: Any = None,
-        mean: float = 0.0,
+        mean: float | nn.Module = 0.0,
         beta: float = 1.0,
     ):
         super().__init__()
@@ -51,14 +54,16 @@ class Exact(nn.Module):
             raise InputError(
                 f"Exact got a solver of type {type(solver).__name__}; expected a solver such as Cholesky()"
             )
-        for name, value in (("noise", noise), ("beta", beta)):
-            if not 0.0 < float(value) < float("inf"):
-                raise InputError(f"Exact({name}={value!r}): expected a positive finite number")
-        self.kernel, self.prior_mean, self.beta = kernel, float(mean), float(beta)
+        if not 0.0 < float(beta) < float("inf"):
+            raise InputError(f"Exact(beta={beta!r}): expected a positive finite number")
+        if not 0.0 <= float(noise) < float("inf"):
+            raise InputError(f"Exact(noise={noise!r}): expected a positive finite number, or 0 for known noise alone")
+        self.kernel, self.prior_mean, self.beta = kernel, as_prior_mean(mean), float(beta)
         self.solver = solver
         self.noise_constraint = positive()
         start = torch.tensor(float(noise), dtype=torch.float64)
-        self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start))
+        # Zero is -inf here, where nothing moves it.
+        self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start), requires_grad=float(noise) > 0.0)
         self.raw_noise_floor = -float("inf")
 
     @property
@@ -68,8 +73,20 @@ class Exact(nn.Module):
 
     def floor_noise(self, value: float) -> None:
         """Keep training from taking the noise variance below `value`."""
+        if not self.raw_noise.requires_grad:
+            return
         floor = self.noise_constraint.inverse_transform(torch.tensor(max(value, 1e-300), dtype=torch.float64))
         self.raw_noise_floor = float(floor)
+
+    def row_noise(self, data: Dataset) -> Tensor:
+        """Variances of the training observations, (n,), or 0-dim where the data know of none; differentiable in σ²."""
+        known, alone = data.train.noise, not self.raw_noise.requires_grad and float(self.noise) == 0.0
+        if alone and (known is None or not (inside_transform() or bool((known > 0).all()))):
+            without = "the data have none" if known is None else "some rows have none"
+            raise InputError(
+                f"noise=0 stands for known noise alone and {without}; give dataset(..., noise=...) or Exact(noise=...)"
+            )
+        return row_noise(data, self.noise.to(data.train.x.device))
 
     def condition(self, data: Dataset) -> ExactPosterior:
         """The posterior given the training rows at the present hyperparameters. Nothing is trained.
@@ -77,8 +94,10 @@ class Exact(nn.Module):
         The kernel is copied, so training the head later does not change the posterior returned here.
 
         Raises:
+            InputError: no noise at all.
             SolverError: the system is not positive definite in the data's precision.
         """
+        self.row_noise(data)
         # No torch.no_grad() here: inside torch.func.jvp it would silently drop the tangents of the data.
         return ExactPosterior(
             _frozen_copy(self.kernel),
@@ -95,10 +114,10 @@ class Exact(nn.Module):
         For unit weights and β = 1 it is the log marginal likelihood; the weights' normaliser is included, so it is
         also the right objective for the noise when weights are not one.
         """
-        train, noise = data.train, self.noise.to(data.train.x.device)
+        train, noise = data.train, self.row_noise(data)
         white = whiten(data, noise, self.beta).to(train.x)
         system = white.system(self.kernel.matrix(train.x))
-        fit = gaussian_log_evidence(system, white.scale * (train.y - self.prior_mean))
+        fit = gaussian_log_evidence(system, white.scale * (train.y - prior_mean_at(self.prior_mean, train.x)))
         return fit + white.log_normaliser(data, noise, self.beta)
 
     def log_prior(self) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
@@ -37,16 +38,16 @@ class ExactPosterior(Posterior):
     Args:
         kernel: its hyperparameters are read now and again at each call: do not train it any more.
         data: n training rows.
-        noise: σ², 0-dim float64 tensor.
-        mean: constant prior mean.
+        noise: σ², 0-dim float64 tensor; known noise of the rows comes on top.
+        mean: prior mean, a number or a module of the points.
         beta: inverse temperature.
         solver: anything with `factor(system)`.
     """
 
-    def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: float, beta: float, solver: Any):
+    def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: Any, beta: float, solver: Any):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta
-        self.whitening = whiten(data, noise, beta)
+        self.whitening = whiten(data, self.row_noise, beta)
         # Derivatives of refits go through the matrix itself, and through a factor of it whatever the solver.
         self.factor: Factor = (Cholesky() if inside_transform() else solver).factor(self._system())
         self.target: Solution = self.factor.solve(self.whitened_target())
@@ -62,7 +63,8 @@ class ExactPosterior(Posterior):
 
     def whitened_target(self) -> Tensor:
         """`p (y - m)`, (n,)."""
-        return self.whitening.scale * (self.data.train.y.double() - self.prior_mean)
+        train = self.data.train
+        return self.whitening.scale * (train.y.double() - prior_mean_at(self.prior_mean, train.x.double()))
 
     def probe(self, x: Tensor) -> "ExactProbe":
         return ExactProbe(self, self.points(x))
@@ -115,7 +117,7 @@ class ExactPosterior(Posterior):
             InputError: the solver gives no determinant; see `estimate_log_evidence`.
         """
         fit = -0.5 * (self.whitened_target().dot(self.target.value) + self.factor.logdet())
-        return fit + self.whitening.log_normaliser(self.data, self.noise, self.beta)
+        return fit + self.whitening.log_normaliser(self.data, self.row_noise, self.beta)
 
     def estimate_log_evidence(self, *, probes: int = 16, seed: int = 0) -> Estimate:
         """The log evidence with its standard error and enclosure: by Lanczos quadrature where the solver has no factor.
@@ -131,7 +133,7 @@ class ExactPosterior(Posterior):
         drawn = spherical_probes(len(self.data.train), probes, generator, self.data.train.x.device)
         factor = self.factor
         found = log_evidence(factor.system, factor.preconditioner, self.whitened_target(), self.target.value, drawn)
-        rest = float(self.whitening.log_normaliser(self.data, self.noise, self.beta))
+        rest = float(self.whitening.log_normaliser(self.data, self.row_noise, self.beta))
         return replace(found, value=found.value + rest)
 
 
@@ -152,7 +154,7 @@ class ExactProbe(Probe):
         target = self.posterior.target
         # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
         left, right = torch.cat([self.whitened, self.solution.value]), torch.cat([target.value, target.left])
-        start = torch.full_like(self.off, self.posterior.prior_mean)[:, None]
+        start = prior_mean_at(self.posterior.prior_mean, self.points.double())[:, None]
         value = residual(start, -left.T, right[:, None])[:, 0]
         error = (self.solution.defect + self.off) * target.defect
         return Certified(value, error + _rounding(left.abs().T @ right.abs() + value.abs()))

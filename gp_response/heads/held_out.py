@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 
 CONTEXT = 2000
 
@@ -31,19 +30,19 @@ class HeldOut:
         """Mean negative log predictive density of the held-out rows given (at most 2,000) training rows."""
         if self.test is None:
             return None
-        return negative_log_density(head, self.train, self.test.train.x, self.test.train.y)
+        return negative_log_density(head, self.train, self.test)
 
     def train_score(self, head: Any) -> float:
         """The same density of training rows themselves, to be read beside `score`."""
         context = _context(self.train)
-        return negative_log_density(head, context, context.train.x, context.train.y)
+        return negative_log_density(head, context, context)
 
 
-def negative_log_density(head: Any, data: Dataset, x: Tensor, y: Tensor) -> float:
-    """Mean of `-log N(y; ⟨f(x)⟩, Var f(x) + σ²)`."""
-    probe = head.condition(_context(data)).probe(x)
-    variance = probe.variance.value + head.noise.detach().to(x)
-    density = torch.log(2.0 * torch.pi * variance) + (y - probe.mean.value) ** 2 / variance
+def negative_log_density(head: Any, data: Dataset, other: Dataset) -> float:
+    """Mean of `-log N(y; ⟨f(x)⟩, Var f(x) + σ²)` over the training rows of another set."""
+    probe = head.condition(_context(data)).probe(other.train.x)
+    variance = probe.variance.value + row_noise(other, head.noise.detach().to(probe.variance.value))
+    density = torch.log(2.0 * torch.pi * variance) + (other.train.y - probe.mean.value) ** 2 / variance
     return float(0.5 * density.mean())
 
 

@@ -13,6 +13,7 @@ from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
 from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.inducing import choose_inducing, split_features
+from gp_response.heads.prior_mean import as_prior_mean
 from gp_response.heads.site_posterior import SitePosterior
 from gp_response.heads.sites import VARIATIONAL
 from gp_response.kernels import Foreign, Kernel
@@ -29,7 +30,7 @@ class InducingHead(nn.Module):
             live in the space of the features.
         inducing: their number, or the points themselves (m, d'), in feature space for a deep kernel.
         likelihood: log p(y | f).
-        mean: constant prior mean, not trained.
+        mean: prior mean, a number or a module from points (n, d) to (n,), copied; not trained.
         beta: inverse temperature.
         jitter: added to the diagonal of the inducing points' kernel matrix, in units of its largest entry; None takes the
             smallest power of ten from 1e-13 on at which it factors. What was taken is `posterior.basis.jitter`.
@@ -46,7 +47,7 @@ class InducingHead(nn.Module):
 
     def __init__(
         self, kernel: Kernel | gpytorch.kernels.Kernel, inducing: int | Tensor, likelihood: Likelihood, *,
-        mean: float = 0.0, beta: float = 1.0, jitter: float | None = None, placement: str = "greedy", seed: int = 0,
+        mean: Any = 0.0, beta: float = 1.0, jitter: float | None = None, placement: str = "greedy", seed: int = 0,
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
@@ -61,7 +62,7 @@ class InducingHead(nn.Module):
         if not 0.0 < float(beta) < float("inf"):
             raise InputError(f"{name}(beta={beta!r}): expected a positive finite number")
         self.kernel, self.likelihood = kernel, likelihood
-        self.prior_mean, self.beta, self.jitter = float(mean), float(beta), jitter
+        self.prior_mean, self.beta, self.jitter = as_prior_mean(mean), float(beta), jitter
         self.placement, self.seed, self.count = placement, seed, _count(inducing, name)
         points = inducing if isinstance(inducing, Tensor) else None
         self.register_parameter("points", None if points is None else nn.Parameter(points.detach().double().clone()))

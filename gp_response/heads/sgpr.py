@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.heads.inducing_head import InducingHead
 from gp_response.heads.pretraining import feature_modules
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.site_posterior import SitePosterior
 from gp_response.heads.training import Training, train
 from gp_response.likelihoods import Gaussian
@@ -27,7 +28,7 @@ class SGPR(InducingHead):
     """
 
     def __init__(
-        self, kernel: Any, inducing: int | Tensor = 512, noise: float = 0.1, *, mean: float = 0.0, beta: float = 1.0,
+        self, kernel: Any, inducing: int | Tensor = 512, noise: float = 0.1, *, mean: Any = 0.0, beta: float = 1.0,
         jitter: float | None = None, placement: str = "greedy", seed: int = 0,
     ):  # fmt: skip
         super().__init__(
@@ -38,16 +39,16 @@ class SGPR(InducingHead):
         """Titsias' lower bound of `log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)`, 0-dim, differentiable in hyperparameters and points."""
         self.place(data)
         basis, train = self.basis(), data.train
-        noise = self.noise.to(train.x.device)
+        noise = row_noise(data, self.noise.to(train.x.device))
         weight = self.beta * train.weights.double() / noise
         features = basis.at(train.x) * weight.sqrt()
-        target = (train.y.double() - self.prior_mean) * weight.sqrt()
+        target = (train.y.double() - prior_mean_at(self.prior_mean, train.x.double())) * weight.sqrt()
         system = features @ features.T + torch.eye(len(basis), dtype=torch.float64, device=train.x.device)
         lower = torch.linalg.cholesky(system)
         seen = torch.linalg.solve_triangular(lower, (features @ target)[:, None], upper=False)
         fit = target.square().sum() - seen.square().sum()
         left_out = (weight * basis.diagonal(train.x)).sum() - features.square().sum()
-        gibbs = self.beta * train.weights.double().sum() * (2.0 * torch.pi * noise).log()
+        gibbs = self.beta * (train.weights.double() * (2.0 * torch.pi * noise).log()).sum()
         return -0.5 * (fit + 2.0 * lower.diagonal().log().sum() + left_out + gibbs)
 
     def fit(self, data: Dataset, *, training: Training | None = None) -> SitePosterior:

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
 from gp_response.heads.fixed_point import Fixed, Problem, solve
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.rows import Rows
 from gp_response.heads.sites import LAPLACE, Coupling, Pull, coupling, pull, pull_by_label
 from gp_response.heads.trace import Trace
-from gp_response.likelihoods import Gaussian, Likelihood
+from gp_response.likelihoods import Gaussian, Likelihood, RowGaussian
 from gp_response.linalg.system import DenseSystem
 from gp_response.linalg.transforms import inside_transform
 from gp_response.posterior import Certified, Posterior, Probe
@@ -36,7 +37,7 @@ class SitePosterior(Posterior):
         data: n training rows.
         likelihood: log p(y | f).
         kind: "laplace" or "variational"; the same for a Gaussian likelihood.
-        mean: constant prior mean.
+        mean: prior mean, a number or a module from points (n, d) to (n,).
         beta: inverse temperature.
         whole: what the features leave out belongs to the field that responds (each training row is an inducing point).
         solver: of the m x m system; None is `Cholesky()`.
@@ -48,7 +49,7 @@ class SitePosterior(Posterior):
     """
 
     def __init__(
-        self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: float = 0.0,
+        self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: Any = 0.0,
         beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Tensor | None = None,
     ):  # fmt: skip
         self.basis, self.data, self.law, self.kind = basis, data, likelihood, kind
@@ -58,10 +59,14 @@ class SitePosterior(Posterior):
         if not inside_transform():
             likelihood.check(train.y)
         self.rows = Rows(basis, train.x.double(), keep=keep)
+        # Known noise belongs to the rows; a new observation has σ² alone.
+        of_rows = likelihood
+        if isinstance(likelihood, Gaussian) and train.noise is not None:
+            of_rows = RowGaussian(row_noise(data, likelihood.noise))
         left_out = (basis.diagonal(train.x) - self.rows.norms()).clamp_min(0.0)
         self.problem = Problem(
             self.rows, train.y.double(), beta * train.weights.double(), left_out,
-            torch.as_tensor(mean, dtype=torch.float64, device=train.x.device), likelihood, kind,
+            prior_mean_at(mean, train.x.double()), of_rows, kind,
         )  # fmt: skip
         self.fixed: Fixed = solve(self.problem, start)
         self.system = DenseSystem(self.fixed.precision, floor=_floor(self.fixed, likelihood))
@@ -218,7 +223,8 @@ class SiteProbe(Probe):
 
     def _mean(self) -> Certified:
         weights, posterior = self.posterior.weights, self.posterior
-        value = self.features.T @ weights.value + self.solution.value.T @ weights.left + posterior.problem.prior_mean
+        value = self.features.T @ weights.value + self.solution.value.T @ weights.left
+        value = value + prior_mean_at(posterior.prior_mean, self.points.double())
         error = self.solution.defect * weights.defect + posterior.basis.off * self.length * weights.value.norm()
         error = error + posterior._mean_slack * self.own.value.sqrt()
         return Certified(value, error + 8.0 * EPS * (self.features.abs().T @ weights.value.abs() + value.abs()))

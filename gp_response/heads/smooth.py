@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
+from gp_response.heads.prior_mean import prior_mean_at
 
 
 def smooth_marginals(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the field at x (p, d), each (p,), differentiable in `data.train.weights` from zero on."""
     train, noise = data.train, head.noise.detach().to(data.train.x)
-    precision = head.beta * train.weights / noise
+    precision = head.beta * train.weights / row_noise(data, noise)
     cross = head.kernel.matrix(train.x, x).detach()
     system = precision[:, None] * head.kernel.matrix(train.x).detach()
     system = system + torch.eye(len(train.y), dtype=system.dtype, device=system.device)
-    right = precision[:, None] * torch.cat([(train.y - head.prior_mean)[:, None], cross], dim=1)
+    right = precision[:, None] * torch.cat([(train.y - prior_mean_at(head.prior_mean, train.x))[:, None], cross], dim=1)
     solved = torch.linalg.solve(system, right)
-    mean = head.prior_mean + cross.T @ solved[:, 0]
+    mean = prior_mean_at(head.prior_mean, x) + cross.T @ solved[:, 0]
     return mean, head.kernel.diagonal(x).detach() - (cross * solved[:, 1:]).sum(dim=0)
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.errors import SolverError
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.whitening import Whitening, whiten
 from gp_response.kernels.symmetric import symmetric_bilinear
 from gp_response.kernels.system import KernelSystem
@@ -99,8 +100,9 @@ class StochasticEvidence:
 
         measure: also the error of the whole gradient, from two halves of the probes, by a second pass over the matrix.
         """
-        white = whiten(self.data, self.head.noise, self.head.beta)
-        rest = white.log_normaliser(self.data, self.head.noise, self.head.beta) + self.head.log_prior()
+        noise = row_noise(self.data, self.head.noise)
+        white = whiten(self.data, noise, self.head.beta)
+        rest = white.log_normaliser(self.data, noise, self.head.beta) + self.head.log_prior()
         target, probes, work = self._solved(white, rest)
         whole = self._error(white, probes) if measure else None
         left = torch.cat([target, -probes / probes.shape[1]], dim=1)
@@ -111,8 +113,9 @@ class StochasticEvidence:
     @torch.no_grad()
     def value(self) -> Estimate:
         """The loss with the same probes, each one's quadrature enclosed from both sides."""
-        white = whiten(self.data, self.head.noise, self.head.beta)
-        rest = white.log_normaliser(self.data, self.head.noise, self.head.beta) + self.head.log_prior()
+        noise = row_noise(self.data, self.head.noise)
+        white = whiten(self.data, noise, self.head.beta)
+        rest = white.log_normaliser(self.data, noise, self.head.beta) + self.head.log_prior()
         system, preconditioner = self._prepared(white)
         target, *_ = self._solved(white, rest)
         found = log_evidence(
@@ -145,7 +148,9 @@ class StochasticEvidence:
         return min(self.n // 4, 1024, 64 + 6 * int(self.n**0.5))  # building costs n r², and is done at every step
 
     def _target(self, white: Whitening) -> Tensor:
-        return (white.scale.detach() * (self.data.train.y.double() - self.head.prior_mean))[:, None]
+        return (
+            white.scale.detach() * (self.data.train.y.double() - prior_mean_at(self.head.prior_mean, self.x.double()))
+        )[:, None]
 
     @torch.no_grad()
     def _solved(self, white: Whitening, rest: Tensor) -> tuple[Tensor, Tensor, Work]:

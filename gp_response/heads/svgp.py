@@ -28,7 +28,7 @@ class SVGP(InducingHead):
     """
 
     def __init__(
-        self, kernel: Any, inducing: int | Tensor = 512, likelihood: Likelihood | None = None, *, mean: float = 0.0,
+        self, kernel: Any, inducing: int | Tensor = 512, likelihood: Likelihood | None = None, *, mean: Any = 0.0,
         beta: float = 1.0, jitter: float | None = None, placement: str = "kmeans", seed: int = 0,
         approximation: str = VARIATIONAL,
     ):  # fmt: skip

@@ -1,6 +1,6 @@
 """The symmetric system behind an exact posterior, scaled so that nothing is lost on the way.
 
-With site variances `D_i = σ²/(β ρ_i)` every solve is one with `A = K + D`. It is done in the form `B = p A p`, where p_i is
+With site variances `D_i = σ_i²/(β ρ_i)` every solve is one with `A = K + D`. It is done in the form `B = p A p`, where p_i is
 a power of two just above `D_i^-½`: the scaling is free of rounding, the diagonal `c = p D p` lies between one and four
 so that `‖B⁻¹‖ <= 1` turns a measured residual into an error bound at no cost, and a row of weight zero has p = 0, c = 1: it is
 simply not seen. (Rasmussen & Williams, eq. 3.26, have `D^-½` itself in the place of p.)
@@ -32,7 +32,7 @@ class Whitening(NamedTuple):
 
     def log_normaliser(self, data: Dataset, noise: Tensor, beta: float) -> Tensor:
         """What `-½ yᵀB⁻¹y - ½ log det B` lacks of `log ∫ p₀ exp(-β Σ ρ_i ℓ_i)`, 0-dim."""
-        gibbs = beta * data.train.weights.sum() * (2.0 * torch.pi * noise).log()
+        gibbs = beta * (data.train.weights.double() * (2.0 * torch.pi * noise).log()).sum()
         return 0.5 * (self.shift.log().sum() - gibbs)
 
     def to(self, like: Tensor) -> "Whitening":
@@ -45,7 +45,7 @@ class Whitening(NamedTuple):
 
 
 def whiten(data: Dataset, noise: Tensor, beta: float) -> Whitening:
-    """The scaling for a data set at noise σ² (0-dim or (n,)) and inverse temperature β; differentiable where ρ > 0."""
+    """The scaling for a set at noise σ² (0-dim, or (n,) by `row_noise`) and inverse temperature β; differentiable if ρ > 0."""
     weights = data.train.weights.double()
     seen = weights > 0
     variance = noise.double() / (beta * torch.where(seen, weights, torch.ones_like(weights)))

@@ -2,8 +2,8 @@
 
 from gp_response.likelihoods.base import Likelihood, Slopes
 from gp_response.likelihoods.bernoulli import Bernoulli
-from gp_response.likelihoods.gaussian import Gaussian
+from gp_response.likelihoods.gaussian import Gaussian, RowGaussian
 from gp_response.likelihoods.poisson import Poisson
 from gp_response.likelihoods.student_t import StudentT
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood", "Poisson", "Slopes", "StudentT"]
+__all__ = ["Bernoulli", "Gaussian", "Likelihood", "Poisson", "RowGaussian", "Slopes", "StudentT"]

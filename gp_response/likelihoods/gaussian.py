@@ -57,4 +57,19 @@ class Gaussian(Likelihood):
         return f"Gaussian(noise={float(self.noise):.4g})"
 
 
-__all__ = ["Gaussian"]
+class RowGaussian(Gaussian):
+    """Gaussian noise with one given variance an observation, (n,)."""
+
+    def __init__(self, noise: Tensor):
+        super().__init__()
+        self.of_rows = noise
+
+    @property
+    def noise(self) -> Tensor:
+        return self.of_rows
+
+    def __repr__(self) -> str:
+        return f"RowGaussian({len(self.of_rows)} rows)"
+
+
+__all__ = ["Gaussian", "RowGaussian"]

@@ -20,7 +20,7 @@ class LeaveOneOut:
     Attributes:
         mean, variance: of the field at the row, given the others; noise excluded.
         residual: `y_i - mean_i`.
-        log_density: `log N(y_i; mean_i, variance_i + σ²/(β ρ_i))`, with σ²/β for rows of weight zero.
+        log_density: `log N(y_i; mean_i, variance_i + σ_i²/(β ρ_i))`, with σ_i²/β for rows of weight zero.
         mean_error, variance_error, residual_error, log_density_error: absolute bounds on their errors.
         standard_error: of the estimates relative to 1/(residual or predictive variance), where they are random numbers
             inside the bounds; zero where they are not.
@@ -50,7 +50,7 @@ def leave_one_out(
 ) -> LeaveOneOut:
     """The prediction of every training row from all the others, at fixed hyperparameters.
 
-    With `r` the residuals, `D_i = σ²/(β ρ_i)` and `l_i = 1 - S_ii/D_i` one minus the leverage: `y_i - mean_i = r_i/l_i`,
+    With `r` the residuals, `D_i = σ_i²/(β ρ_i)` and `l_i = 1 - S_ii/D_i` one minus the leverage: `y_i - mean_i = r_i/l_i`,
     and the predictive variance is `D_i/l_i`. By Cholesky l is exact, at the price of one more factorisation. Beyond, it
     is enclosed between rigorous bounds, and estimated inside them.
 
@@ -69,7 +69,7 @@ def leave_one_out(
         loose = posterior.looseness(probes=probes, rows=chosen, seed=seed, progress=progress)
         seen = train.weights > 0
         ones = torch.ones_like(loose.value)
-        noise = posterior.noise / (posterior.beta * torch.where(seen, train.weights.double(), ones))
+        noise = posterior.row_noise / (posterior.beta * torch.where(seen, train.weights.double(), ones))
         found = _formulas(posterior.residuals, loose, noise)
         found["mean"] = Certified(train.y.double() - found["residual"].value, found["residual"].error)
         settled = loose.settled.clone()

@@ -33,23 +33,31 @@ class Loss(Observable):
 
     unit = "nat"
 
-    def __init__(self, x: Any, y: Any):
+    def __init__(self, x: Any, y: Any, noise: Any = None):
         self.points = as_points(x, "loss")
         self.labels = as_labels(y, self.points, "loss")
+        self.known = torch.zeros_like(self.labels) if noise is None else as_labels(noise, self.points, "loss's noise")
+        if bool((self.known < 0).any()):
+            raise InputError(f"loss got a noise variance of {float(self.known.min()):g}; expected 0 or more")
 
     def local_data(self) -> tuple[Tensor, ...]:
-        return (self.labels,)
+        return (self.labels, self.known)
 
     def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
-        (label,) = data
-        return 0.5 * ((2.0 * math.pi * noise).log() + ((label - mean) ** 2 + variance) / noise)
+        label, known = data
+        total = known.to(mean) + noise
+        return 0.5 * ((2.0 * math.pi * total).log() + ((label - mean) ** 2 + variance) / total)
 
     def functional(self, field: Tensor, at: Marginals) -> Tensor:
-        return 0.5 * ((2.0 * math.pi * at.noise).log() + (self.labels - field) ** 2 / at.noise)
+        total = self._noise(at)
+        return 0.5 * ((2.0 * math.pi * total).log() + (self.labels - field) ** 2 / total)
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         residual = (self.labels - at.mean)[:, None]
-        return (by_mean * (by_mean - 2.0 * residual) + by_variance) / (2.0 * at.noise)
+        return (by_mean * (by_mean - 2.0 * residual) + by_variance) / (2.0 * self._noise(at)[:, None])
+
+    def _noise(self, at: Marginals) -> Tensor:
+        return self.known.to(at.mean) + at.noise
 
     def under(self, likelihood: Any) -> Observable:
         return self if likelihood is None else LikelihoodLoss(self, likelihood)
@@ -149,10 +157,14 @@ def value(x: Any) -> Value:
     return Value(x)
 
 
-def loss(x: Any, y: Any) -> Loss:
-    """The negative log likelihood of labels y (p,) at x (p, d), in nats: `½ log 2πσ² + (y_a - f(x_a))²/2σ²` for Gaussian noise,
-    `-log p(y_a | f(x_a))` for a posterior with another likelihood."""
-    return Loss(x, y)
+def loss(x: Any, y: Any, *, noise: Any = None) -> Loss:
+    """The negative log likelihood of labels y (p,) at x (p, d), in nats: `½ log 2πσ² + (y_a - f(x_a))²/2σ²` for Gaussian
+    noise, `-log p(y_a | f(x_a))` for a posterior with another likelihood.
+
+    noise: known variances of these labels, (p,), which come on top of the model's σ²; None: none. A model of known noise
+    alone (σ² = 0) needs them: without, the loss is infinite.
+    """
+    return Loss(x, y, noise)
 
 
 def variance(x: Any) -> Variance:

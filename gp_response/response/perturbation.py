@@ -59,7 +59,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        """First-order force: dV/dh of every column."""
+        """First-order force: dV/dh of every column. noise: σ², 0-dim; known noise of the rows is with the data."""
 
     def energy_of(self, posterior: Posterior) -> Energy:
         """`energy` as a posterior's likelihood sees it: exact for Gaussian noise, else the force and curvature of the sites."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.linalg.transforms import inside_transform
 from gp_response.response.observable import as_labels, as_points
@@ -67,7 +67,7 @@ class Reweight(Rows):
     kind, unit = "reweight", "unit of sample weight"
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        return self.sites(data, 1.0 / noise, torch.zeros_like(data.train.y))
+        return self.sites(data, 1.0 / row_noise(data, noise), torch.zeros_like(data.train.y))
 
     def site_energy(self, posterior: Any) -> Energy:
         return self.pulled(posterior, *posterior.row_pull())
@@ -82,7 +82,7 @@ class Relabel(Rows):
     kind, unit = "relabel", "unit of y"
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        return self.sites(data, torch.zeros_like(noise), data.train.weights / noise)
+        return self.sites(data, torch.zeros_like(noise), data.train.weights / row_noise(data, noise))
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
@@ -98,7 +98,7 @@ class Delete(Rows):
     kind, unit = "delete", "fraction of the set's weight removed"
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        return self.sites(data, -data.train.weights / noise, torch.zeros_like(data.train.y))
+        return self.sites(data, -data.train.weights / row_noise(data, noise), torch.zeros_like(data.train.y))
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
@@ -130,6 +130,8 @@ class Insert(Perturbation):
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         x, y = self._checked(data)
+        if float(noise) == 0.0:
+            raise InputError("insert: this model has known noise alone, so a new row has none; give the head noise=...")
         every = torch.arange(len(x), device=x.device)
         column = every if self.each else torch.zeros_like(every)
         return Energy(
@@ -151,10 +153,13 @@ class Insert(Perturbation):
         x, y = self._checked(data)
         train = data.train
         weights = torch.as_tensor(h, dtype=y.dtype, device=y.device).expand(len(y))
+        # Nothing is known of a new row: it has the model's σ².
+        known = None if train.noise is None else torch.cat([train.noise, torch.zeros_like(y)])
         return data.with_train(
             x=torch.cat([train.x, x]),
             y=torch.cat([train.y, y]),
             weights=torch.cat([train.weights, weights]),
+            noise=known,
             rows=torch.cat([train.rows, torch.full((len(y),), -1, dtype=train.rows.dtype, device=train.rows.device)]),
         )
 

@@ -5,13 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset, dataset
+from gp_response.data import Dataset, dataset, row_noise
+from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.posterior import Posterior
 from gp_response.testing.report import assert_close
 
 
-def example_data(*, n: int = 40, dim: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Dataset:
-    """Rows with unequal weights, a duplicated input and two nearly equal ones: what laws should survive."""
+def example_data(
+    *, n: int = 40, dim: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64, known_noise: bool = False
+) -> Dataset:
+    """Rows with unequal weights, a duplicated input and two nearly equal ones: what laws should survive.
+
+    known_noise: also with known variances of the observations, from 0.05 to 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, dim, generator=generator, dtype=torch.float64)
     x[1], x[3] = x[0], x[2] + 1e-9
@@ -21,6 +27,7 @@ def example_data(*, n: int = 40, dim: int = 3, seed: int = 0, dtype: torch.dtype
     return dataset(
         x.to(dtype), y.to(dtype), test_x=test.to(dtype), test_y=torch.sin(test.sum(dim=1)).to(dtype),
         weights=weights.to(dtype), standardise=False,
+        noise=torch.logspace(-1.3, 0.0, n, dtype=dtype).flip(0) if known_noise else None,
     )  # fmt: skip
 
 
@@ -105,9 +112,10 @@ def dense_posterior(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor
     train = data.train
     with torch.no_grad():
         k, cross, prior = (head.kernel.matrix(*pair).double() for pair in ((train.x, train.x), (x, train.x), (x, x)))
-        noise = (head.noise / (head.beta * train.weights)).double()
+        noise = (row_noise(data, head.noise) / (head.beta * train.weights)).double()
         inverse = torch.linalg.inv(k + torch.diag(noise))
-    mean = head.prior_mean + cross @ (inverse @ (train.y.double() - head.prior_mean))
+    before, here = (prior_mean_at(head.prior_mean, points.double()) for points in (train.x, x))
+    mean = here + cross @ (inverse @ (train.y.double() - before))
     return mean.to(train.y), (prior - cross @ inverse @ cross.T).to(train.y)
 
 

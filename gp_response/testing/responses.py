@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, row_noise
 from gp_response.heads import Exact
 from gp_response.kernels import Matern52
 from gp_response.posterior import Posterior
@@ -142,11 +142,14 @@ def check_leave_one_out(
     posterior, train = head.condition(data), data.train
     left_out = leave_one_out(posterior)
     rows = torch.arange(len(train), device=train.x.device) if rows is None else rows
-    noise = head.noise.detach().double() / head.beta
+    noise = row_noise(data, head.noise.detach().double()).expand(len(train)) / head.beta
     for row in rows.tolist():
         others = torch.arange(len(train), device=train.x.device) != row
         probe = head.condition(data.keep(others)).probe(train.x[row : row + 1])
-        y, free = train.y[row].double(), noise / (train.weights[row].double() if float(train.weights[row]) > 0 else 1.0)
+        y, free = (
+            train.y[row].double(),
+            noise[row] / (train.weights[row].double() if float(train.weights[row]) > 0 else 1.0),
+        )
         truth = _left_out(y, free, *probe.mean, *probe.variance)
         for name, (expected, own) in truth.items():
             got, bound = (getattr(left_out, part)[row : row + 1].double() for part in (name, f"{name}_error"))
