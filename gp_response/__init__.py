@@ -5,7 +5,7 @@ import os
 # gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
-from gp_response import kernels, testing
+from gp_response import kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Identity, UnitBox
@@ -114,6 +114,7 @@ __all__ = [
     "refit_response",
     "relabel",
     "reweight",
+    "scores",
     "susceptibility",
     "synthetic",
     "testing",
