@@ -9,7 +9,7 @@ from gp_response import kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Identity, UnitBox
-from gp_response.heads import Exact, Trace, Training
+from gp_response.heads import Exact, Trace, Training, choose_inducing, split_features
 from gp_response.kernels import (
     RBF,
     ArcCosine,
@@ -101,6 +101,7 @@ __all__ = [
     "Training",
     "UnitBox",
     "average",
+    "choose_inducing",
     "contrast",
     "dataset",
     "delete",
@@ -115,6 +116,7 @@ __all__ = [
     "relabel",
     "reweight",
     "scores",
+    "split_features",
     "susceptibility",
     "synthetic",
     "testing",

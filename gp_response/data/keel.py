@@ -45,7 +45,7 @@ def keel(name: str, *, target: str | None = None) -> Table:
     x, labels = frame.iloc[:, :-1].to_numpy(np.float64), frame.iloc[:, -1].astype(str).str.strip()
     names = tuple(columns.split()) or tuple(f"x{j}" for j in range(x.shape[1]))
     classes, y = np.unique(labels.to_numpy(str), return_inverse=True)
-    return class_table(name, x, y, names=names, target=found, classes=classes)
+    return class_table(name, x, y, names=names, target=found, classes=classes.tolist())
 
 
 def _path(name: str) -> Path:
