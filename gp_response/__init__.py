@@ -5,11 +5,16 @@ import os
 # gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
-from gp_response import kernels, testing
+from gp_response import kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
+<<<<<<< HEAD
 from gp_response.features import MLP, Identity, UnitBox
 from gp_response.heads import SGPR, SVGP, Exact, Trace, Training, from_gpytorch, head_from_gpytorch
+=======
+from gp_response.features import MLP, Identity, SpectralResNet, UnitBox
+from gp_response.heads import Exact, Trace, Training, choose_inducing, split_features
+>>>>>>> features
 from gp_response.kernels import (
     RBF,
     ArcCosine,
@@ -99,6 +104,7 @@ __all__ = [
     "Scale",
     "Solution",
     "SolverError",
+    "SpectralResNet",
     "Split",
     "Standardiser",
     "StationaryKernel",
@@ -109,6 +115,7 @@ __all__ = [
     "Training",
     "UnitBox",
     "average",
+    "choose_inducing",
     "contrast",
     "dataset",
     "delete",
@@ -125,6 +132,8 @@ __all__ = [
     "refit_response",
     "relabel",
     "reweight",
+    "scores",
+    "split_features",
     "susceptibility",
     "synthetic",
     "testing",

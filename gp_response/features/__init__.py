@@ -2,6 +2,7 @@
 
 from gp_response.features.identity import Identity
 from gp_response.features.mlp import MLP
+from gp_response.features.spectral import SpectralResNet
 from gp_response.features.unit_box import UnitBox
 
-__all__ = ["MLP", "Identity", "UnitBox"]
+__all__ = ["MLP", "Identity", "SpectralResNet", "UnitBox"]
