@@ -8,13 +8,18 @@ os.environ.setdefault("KEOPS_VERBOSE", "0")
 from gp_response import kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
-<<<<<<< HEAD
-from gp_response.features import MLP, Identity, UnitBox
-from gp_response.heads import SGPR, SVGP, Exact, Trace, Training, from_gpytorch, head_from_gpytorch
-=======
 from gp_response.features import MLP, Identity, SpectralResNet, UnitBox
-from gp_response.heads import Exact, Trace, Training, choose_inducing, split_features
->>>>>>> features
+from gp_response.heads import (
+    SGPR,
+    SVGP,
+    Exact,
+    Trace,
+    Training,
+    choose_inducing,
+    from_gpytorch,
+    head_from_gpytorch,
+    split_features,
+)
 from gp_response.kernels import (
     RBF,
     ArcCosine,
