@@ -48,9 +48,9 @@ class Encoder(nn.Module):
         for name, value in (("module", module), ("head", head)):
             if not isinstance(value, nn.Module) and not (name == "head" and value is None):
                 raise InputError(f"{name} is a {type(value).__name__}; expected a torch.nn.Module")
-        for name, value, least in (("batch", batch, 1), ("keep", keep, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r}; expected a whole number, at least {least}")
+        for name, number, least in (("batch", batch, 1), ("keep", keep, 0)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise InputError(f"{name}={number!r}; expected a whole number, at least {least}")
         self.module, self.head = module.requires_grad_(not frozen).eval(), head
         self.frozen, self.batch = frozen, batch
         self.shape = None if shape is None else tuple(shape)
