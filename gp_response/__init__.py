@@ -8,7 +8,7 @@ os.environ.setdefault("KEOPS_VERBOSE", "0")
 from gp_response import kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
-from gp_response.features import MLP, Identity, SpectralResNet, UnitBox
+from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
 from gp_response.heads import (
     SGPR,
     SVGP,
@@ -84,6 +84,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "DotKernel",
+    "Encoder",
     "Energy",
     "Exact",
     "GPResponseError",
