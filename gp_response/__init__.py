@@ -5,7 +5,7 @@ import os
 # gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
-from gp_response import kernels, testing
+from gp_response import acquisition, kernels, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Identity, UnitBox
@@ -108,6 +108,7 @@ __all__ = [
     "Trace",
     "Training",
     "UnitBox",
+    "acquisition",
     "average",
     "contrast",
     "dataset",
