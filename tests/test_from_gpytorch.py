@@ -34,12 +34,11 @@ def dense_exact(model, x, y):
     """Everything of the trained model by its own modules and dense float64 algebra, in its own units."""
     with torch.no_grad():
         noise = model.likelihood.noise.expand(len(y)) + 0.0
-        kernel = lambda a, b: model.covar_module(a, b).to_dense()
-        centre = lambda a: model.mean_module(a)
+        covariance, centre = model.covar_module, model.mean_module
 
         def mean(new, weights):
-            system = kernel(x, x) + torch.diag(noise / weights)
-            return centre(new) + kernel(new, x) @ torch.linalg.solve(system, y - centre(x))
+            system = covariance(x, x).to_dense() + torch.diag(noise / weights)
+            return centre(new) + covariance(new, x).to_dense() @ torch.linalg.solve(system, y - centre(x))
 
     return lambda *args: mean(*args).detach()
 

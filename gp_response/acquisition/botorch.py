@@ -76,6 +76,11 @@ def _classes() -> Any:
     class FieldModel(Model, FantasizeMixin):
         """A `Field` and what was added to it: points (..., k, d), labels (..., k) and noise variances (..., k)."""
 
+        source: Any
+        field: Any
+        new_noise: Any
+        added: Any
+
         def __init__(self, posterior: Posterior, field: Field, added: tuple[Tensor, Tensor, Tensor] | None = None):
             super().__init__()
             # Plain attributes: BoTorch moves the modules it finds to the dtype of its points.
@@ -99,7 +104,7 @@ def _classes() -> Any:
         def train_targets(self) -> Tensor:
             return self.field.data.train.y.double()
 
-        def posterior(
+        def posterior(  # type: ignore[override]
             self, X: Tensor, output_indices: Any = None, observation_noise: bool | Tensor = False,
             posterior_transform: Any = None, **kwargs: Any,
         ) -> Any:  # fmt: skip
@@ -141,6 +146,8 @@ def _classes() -> Any:
     class Expected(AcquisitionFunction):
         """See `ExpectedSusceptibility`."""
 
+        model: Any
+
         def __init__(self, model: Any, points: Tensor, observable: Observable):
             super().__init__(model)
             field, points = model.field, points.double()
@@ -150,9 +157,10 @@ def _classes() -> Any:
             with torch.no_grad():
                 self.halves = field.half(points) @ self.reads.T
 
-        @t_batch_mode_transform(expected_q=1)
+        @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
         def forward(self, X: Tensor) -> Tensor:
-            field, x = self.model.field, X[..., 0, :].reshape(-1, X.shape[-1]).double()
+            field: Field = self.model.field
+            x = X[..., 0, :].reshape(-1, X.shape[-1]).double()
             half = field.half(x)
             across = self.reads @ field.kernel.matrix(self.points, x) - self.halves.T @ half
             variance = (field.kernel.diagonal(x) - half.square().sum(dim=0)).clamp_min(0.0)

@@ -62,12 +62,12 @@ def read_parts(model: Any, likelihood: Any, train_x: Any, train_y: Any) -> Parts
 
 def modules_of(model: Any) -> tuple[Any, Any]:
     """covar_module and mean_module."""
-    found = tuple(getattr(model, name, None) for name in ("covar_module", "mean_module"))
-    if not isinstance(found[0], gpytorch.kernels.Kernel) or not isinstance(found[1], nn.Module):
+    covar, mean = (getattr(model, name, None) for name in ("covar_module", "mean_module"))
+    if not isinstance(covar, gpytorch.kernels.Kernel) or not isinstance(mean, nn.Module):
         raise InputError(
             f"{type(model).__name__} has no mean_module and covar_module to read; name them so, or build gr.Exact(kernel)"
         )
-    return found
+    return covar, mean
 
 
 def noise_of(likelihood: Any, n: int) -> tuple[Tensor | None, float]:
