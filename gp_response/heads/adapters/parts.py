@@ -136,8 +136,8 @@ def check_forward(model: Any, parts: Parts) -> None:
     finally:
         model.training = training
     for what, one, other in zip(("covariance", "mean"), seen, read, strict=True):
-        scale = float(seen[0].diagonal().max()) ** (1.0 if what == "covariance" else 0.5)
-        if one.shape != other.shape or float((one - other).abs().max()) > AGREEMENT[z.dtype] * scale:
+        scale = float(seen[0].detach().diagonal().max()) ** (1.0 if what == "covariance" else 0.5)
+        if one.shape != other.shape or float((one - other).detach().abs().max()) > AGREEMENT[z.dtype] * scale:
             raise _hidden(model, f"the {what} of forward differs at the training inputs")
 
 
