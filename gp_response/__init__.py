@@ -5,11 +5,21 @@ import os
 # gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
-from gp_response import acquisition, kernels, testing
+from gp_response import acquisition, kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
-from gp_response.features import MLP, Identity, UnitBox
-from gp_response.heads import SGPR, SVGP, Exact, Trace, Training, from_gpytorch, head_from_gpytorch
+from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
+from gp_response.heads import (
+    SGPR,
+    SVGP,
+    Exact,
+    Trace,
+    Training,
+    choose_inducing,
+    from_gpytorch,
+    head_from_gpytorch,
+    split_features,
+)
 from gp_response.kernels import (
     RBF,
     ArcCosine,
@@ -42,7 +52,9 @@ from gp_response.response import (
     average,
     contrast,
     delete,
+    fdt_gap,
     finite_response,
+    fluctuation,
     insert,
     leave_one_out,
     loss,
@@ -72,6 +84,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "DotKernel",
+    "Encoder",
     "Energy",
     "Exact",
     "GPResponseError",
@@ -99,6 +112,7 @@ __all__ = [
     "Scale",
     "Solution",
     "SolverError",
+    "SpectralResNet",
     "Split",
     "Standardiser",
     "StationaryKernel",
@@ -110,10 +124,13 @@ __all__ = [
     "UnitBox",
     "acquisition",
     "average",
+    "choose_inducing",
     "contrast",
     "dataset",
     "delete",
+    "fdt_gap",
     "finite_response",
+    "fluctuation",
     "from_gpytorch",
     "head_from_gpytorch",
     "insert",
@@ -126,6 +143,8 @@ __all__ = [
     "refit_response",
     "relabel",
     "reweight",
+    "scores",
+    "split_features",
     "susceptibility",
     "synthetic",
     "testing",

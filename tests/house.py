@@ -9,6 +9,7 @@ LADDER = (
     "shapes",
     "errors",
     "files",
+    "scores",
     "data",
     "linalg",
     "features",

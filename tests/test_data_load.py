@@ -246,4 +246,4 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_every_name_is_listed():
     assert {"weather", "flights", "diabetes", "bike", "hl_yacht", "metro"} < set(names())
-    assert len(names()) == 28
+    assert len(names()) == 32

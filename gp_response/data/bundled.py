@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn import datasets
 
-from gp_response.data.source import Table
+from gp_response.data.source import Table, class_table
 from gp_response.errors import unknown_name
 
 LOADERS = {
@@ -16,14 +16,12 @@ LOADERS = {
 
 
 def bundled(name: str, *, target: str | None = None) -> Table:
-    """One of LOADERS. All but diabetes have classes as targets: whole numbers 0, 1, ..., here read as numbers."""
+    """One of LOADERS. All but diabetes have classes as targets, numbered 0, 1, ... by scikit-learn."""
     loader, found = LOADERS[name]
     if target not in (None, found):
         raise unknown_name(f"target of {name!r}", str(target), [found])
     bunch = loader()
-    y = np.asarray(bunch.target, dtype=np.float64)
-    notes = (
-        [] if name == "diabetes" else [f"{name}: the target is one of {len(np.unique(y))} classes, read as a number"]
-    )
-    columns = tuple(str(c) for c in bunch.feature_names)
-    return Table(np.asarray(bunch.data, dtype=np.float64), y, columns, found, np.arange(len(y)), tuple(notes))
+    x, columns = np.asarray(bunch.data, dtype=np.float64), tuple(str(c) for c in bunch.feature_names)
+    if name != "diabetes":
+        return class_table(name, x, bunch.target, names=columns, target=found, classes=bunch.target_names)
+    return Table(x, np.asarray(bunch.target, dtype=np.float64), columns, found, np.arange(len(x)))

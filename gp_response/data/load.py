@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from gp_response.data import bundled, nycflights, uci
+from gp_response.data import bundled, keel, nycflights, uci
 from gp_response.data.build import Standardise, assemble
 from gp_response.data.columns import Missing
 from gp_response.data.dataset import Dataset, Split
@@ -23,7 +23,7 @@ PACKAGED = {"weather": nycflights.weather, "flights": nycflights.flights}
 
 def names() -> tuple[str, ...]:
     """Every name `load` knows."""
-    return tuple(sorted((*PACKAGED, *bundled.LOADERS, *uci.REGISTRY)))
+    return tuple(sorted((*PACKAGED, *bundled.LOADERS, *keel.SETS, *uci.REGISTRY)))
 
 
 def load(
@@ -44,7 +44,8 @@ def load(
 
     Names: "weather" (23,007 hours, target temperature, smooth) and "flights" (327,346 flights, target "air_time" or
     "arr_delay"), see `gp_response.data.nycflights` for their columns; "diabetes", "iris", "wine", "breast_cancer",
-    "digits" from scikit-learn; and the UCI benchmark sets of `gp_response.data.uci` with their published splits.
+    "digits" from scikit-learn (classes, but for diabetes); "magic", "letter", "penbased" and "twonorm", classes too, see
+    `gp_response.data.keel`; and the UCI benchmark sets of `gp_response.data.uci` with their published splits.
 
     target: the column to predict; needed for files and frames.
     n: rows drawn at random, training and test together, in source order; all by default.
@@ -52,7 +53,8 @@ def load(
     split: which random split, or which published one. A published split is used as published, restricted to the n rows.
     test_fraction: share of test rows of a random split, 0 for none.
     blocked: test rows are whole blocks of time (of rows, for a file), so that neighbours in time do not leak.
-    standardise: by training statistics; "x" leaves targets as they are.
+    standardise: by training statistics; "x" leaves targets as they are, and so does True where they are classes: 0 and 1,
+        or 0 to C - 1, whose names are in the notes.
     dtype: of the result, float64 or float32; columns are computed in float64.
     missing: "drop" leaves out rows of a file or frame with a missing or unreadable cell, noted; default is an error.
     keep_leaks: keeps columns that give the target away: bike 15 and 16, humid in weather, dep_delay in flights.
@@ -66,6 +68,8 @@ def load(
     table = _table(source, target, missing, keep_leaks)
     used = draw(table, n, seed=seed)
     test = split_mask(table, used, seed=seed, split=split, test_fraction=test_fraction, blocked=blocked)
+    if standardise is True and table.classes:
+        standardise = "x"
     splits = [_rows(table, used[mask]) for mask in (~test, test)]
     return assemble(
         *splits, names=table.names, target=table.target, standardise=standardise, dtype=dtype, notes=table.notes
@@ -79,6 +83,8 @@ def _table(source: Source, target: str | None, missing: Missing, keep_leaks: boo
         return PACKAGED[source](target=target, keep_leaks=keep_leaks)
     if isinstance(source, str) and source in bundled.LOADERS:
         return bundled.bundled(source, target=target)
+    if isinstance(source, str) and source in keel.SETS:
+        return keel.keel(source, target=target)
     if isinstance(source, str) and source in uci.REGISTRY:
         return uci.uci(source, target=target, keep_leaks=keep_leaks)
     if isinstance(source, str) and not looks_like_path(source):

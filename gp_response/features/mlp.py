@@ -34,14 +34,15 @@ class MLP(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
-            layers += [_linear(fan_in, fan_out, generator), ACTIVATIONS[activation]()]
+            layers += [linear(fan_in, fan_out, generator), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
-def _linear(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:
+def linear(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer with float64 weights of Glorot & Bengio 2010, and biases 0."""
     # skip_init: nn.Linear's own initialisation would draw from the global random state.
     layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
     bound = math.sqrt(6.0 / (fan_in + fan_out))

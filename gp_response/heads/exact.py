@@ -1,6 +1,5 @@
 """The exact Gaussian-process head."""
 
-import copy
 from typing import Any
 
 import gpytorch
@@ -10,11 +9,15 @@ from torch import Tensor, nn
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior
+from gp_response.heads.frozen import frozen_copy
+from gp_response.heads.latent import laplace_log_evidence, latent_posterior
 from gp_response.heads.prior_mean import as_prior_mean, prior_mean_at
+from gp_response.heads.site_posterior import SitePosterior
 from gp_response.heads.training import Training, train
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
 from gp_response.kernels.parameters import positive
+from gp_response.likelihoods import Gaussian, Likelihood
 from gp_response.linalg.evidence import gaussian_log_evidence
 from gp_response.linalg.transforms import inside_transform
 from gp_response.solvers import default_solver
@@ -31,6 +34,8 @@ class Exact(nn.Module):
             What was used is `posterior.solver`.
         mean: prior mean, a number or a module from points (n, d) to (n,), copied; not trained.
         beta: inverse temperature of `p₀(f) exp(-β Σ ρ_i ℓ_i)`; 1 is the ordinary posterior.
+        likelihood: None is Gaussian noise. Others are approximated around the mode (Laplace), up to 20,000 rows; `noise` and
+            `solver` are then not used.
 
     Raises:
         InputError: beta not positive and finite, noise negative or not finite, or kernel not a Kernel.
@@ -44,8 +49,15 @@ class Exact(nn.Module):
         solver: Any = None,
         mean: float | nn.Module = 0.0,
         beta: float = 1.0,
+        likelihood: Likelihood | None = None,
     ):
         super().__init__()
+        if likelihood is not None and not isinstance(likelihood, Likelihood):
+            raise InputError(
+                f"Exact got a likelihood of type {type(likelihood).__name__}; expected one such as Bernoulli(), or None"
+            )
+        if isinstance(likelihood, Gaussian):
+            noise, likelihood = float(likelihood.noise.detach()), None
         if isinstance(kernel, gpytorch.kernels.Kernel) and not isinstance(kernel, Kernel):
             kernel = Foreign(kernel)
         if not isinstance(kernel, Kernel):
@@ -65,6 +77,11 @@ class Exact(nn.Module):
         # Zero is -inf here, where nothing moves it.
         self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start), requires_grad=float(noise) > 0.0)
         self.raw_noise_floor = -float("inf")
+        self.likelihood = likelihood
+        self.latent_jitter: float | None = None  # that the last Laplace approximation needed
+        if likelihood is not None:
+            self.raw_noise.requires_grad_(False)
+        self.smooth_at_zero_weight = likelihood is not None
 
     @property
     def noise(self) -> Tensor:
@@ -88,7 +105,7 @@ class Exact(nn.Module):
             )
         return row_noise(data, self.noise.to(data.train.x.device))
 
-    def condition(self, data: Dataset) -> ExactPosterior:
+    def condition(self, data: Dataset) -> ExactPosterior | SitePosterior:
         """The posterior given the training rows at the present hyperparameters. Nothing is trained.
 
         The kernel is copied, so training the head later does not change the posterior returned here.
@@ -97,10 +114,12 @@ class Exact(nn.Module):
             InputError: no noise at all.
             SolverError: the system is not positive definite in the data's precision.
         """
+        if self.likelihood is not None:
+            return latent_posterior(self, data)
         self.row_noise(data)
         # No torch.no_grad() here: inside torch.func.jvp it would silently drop the tangents of the data.
         return ExactPosterior(
-            _frozen_copy(self.kernel),
+            frozen_copy(self.kernel),
             data,
             noise=self.noise.detach().to(data.train.x.device),
             mean=self.prior_mean,
@@ -112,8 +131,11 @@ class Exact(nn.Module):
         """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)` of the training rows, 0-dim, once differentiable in every hyperparameter.
 
         For unit weights and β = 1 it is the log marginal likelihood; the weights' normaliser is included, so it is
-        also the right objective for the noise when weights are not one.
+        also the right objective for the noise when weights are not one. Laplace's approximation of it under a likelihood
+        that is not Gaussian.
         """
+        if self.likelihood is not None:
+            return laplace_log_evidence(self, data)
         train, noise = data.train, self.row_noise(data)
         white = whiten(data, noise, self.beta).to(train.x)
         system = white.system(self.kernel.matrix(train.x))
@@ -125,7 +147,7 @@ class Exact(nn.Module):
         terms = [prior.log_prob(value(module)).sum() for _, module, prior, value, _ in self.kernel.named_priors()]
         return torch.stack(terms).sum() if terms else self.raw_noise.new_zeros(())
 
-    def fit(self, data: Dataset, *, training: Training | None = None) -> ExactPosterior:
+    def fit(self, data: Dataset, *, training: Training | None = None) -> ExactPosterior | SitePosterior:
         """Train the hyperparameters (and features) in place by the log evidence, then condition on all training rows.
 
         Priors registered on the kernel (`lengthscale_prior=` and so on) count: the maximum is then a posteriori.
@@ -148,13 +170,6 @@ class Exact(nn.Module):
         posterior = self.condition(data)
         posterior.trace = trace
         return posterior
-
-
-def _frozen_copy(kernel: Kernel) -> Kernel:
-    """A copy whose parameters ask for no gradients; made parameter by parameter since torch.func forbids
-    `requires_grad_` and refits run inside it."""
-    frozen = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in kernel.parameters()}
-    return copy.deepcopy(kernel, frozen)
 
 
 __all__ = ["Exact"]

@@ -39,8 +39,12 @@ class HeldOut:
 
 
 def negative_log_density(head: Any, data: Dataset, other: Dataset) -> float:
-    """Mean of `-log N(y; ⟨f(x)⟩, Var f(x) + σ²)` over the training rows of another set."""
-    probe = head.condition(_context(data)).probe(other.train.x)
+    """Mean of `-log ∫ p(y | f) N(f; ⟨f(x)⟩, Var f(x)) df` over the training rows of another set."""
+    posterior = head.condition(_context(data))
+    probe = posterior.probe(other.train.x)
+    if posterior.likelihood is not None:
+        y = other.train.y.double()
+        return -float(posterior.likelihood.log_density(probe.mean.value, probe.variance.value, y).mean())
     variance = probe.variance.value + row_noise(other, head.noise.detach().to(probe.variance.value))
     density = torch.log(2.0 * torch.pi * variance) + (other.train.y - probe.mean.value) ** 2 / variance
     return float(0.5 * density.mean())

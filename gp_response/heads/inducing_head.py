@@ -34,7 +34,8 @@ class InducingHead(nn.Module):
         beta: inverse temperature.
         jitter: added to the diagonal of the inducing points' kernel matrix, in units of its largest entry; None takes the
             smallest power of ten from 1e-13 on at which it factors. What was taken is `posterior.basis.jitter`.
-        placement: "greedy", "kmeans" or "random"; how a number of points is chosen from the first data seen.
+        placement: "pivoted", "greedy", "kmeans" or "random": how a number of points is chosen from the first data seen; see
+            `choose_inducing`.
         seed: of that choice.
 
     Raises:
@@ -47,7 +48,7 @@ class InducingHead(nn.Module):
 
     def __init__(
         self, kernel: Kernel | gpytorch.kernels.Kernel, inducing: int | Tensor, likelihood: Likelihood, *,
-        mean: Any = 0.0, beta: float = 1.0, jitter: float | None = None, placement: str = "greedy", seed: int = 0,
+        mean: Any = 0.0, beta: float = 1.0, jitter: float | None = None, placement: str = "pivoted", seed: int = 0,
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__

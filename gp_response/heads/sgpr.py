@@ -29,7 +29,7 @@ class SGPR(InducingHead):
 
     def __init__(
         self, kernel: Any, inducing: int | Tensor = 512, noise: float = 0.1, *, mean: Any = 0.0, beta: float = 1.0,
-        jitter: float | None = None, placement: str = "greedy", seed: int = 0,
+        jitter: float | None = None, placement: str = "pivoted", seed: int = 0,
     ):  # fmt: skip
         super().__init__(
             kernel, inducing, Gaussian(noise), mean=mean, beta=beta, jitter=jitter, placement=placement, seed=seed

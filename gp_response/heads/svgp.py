@@ -29,7 +29,7 @@ class SVGP(InducingHead):
 
     def __init__(
         self, kernel: Any, inducing: int | Tensor = 512, likelihood: Likelihood | None = None, *, mean: Any = 0.0,
-        beta: float = 1.0, jitter: float | None = None, placement: str = "kmeans", seed: int = 0,
+        beta: float = 1.0, jitter: float | None = None, placement: str = "pivoted", seed: int = 0,
         approximation: str = VARIATIONAL,
     ):  # fmt: skip
         super().__init__(

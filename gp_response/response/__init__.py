@@ -2,6 +2,7 @@
 
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.finite import finite_response
+from gp_response.response.fluctuation import fdt_gap, fluctuation
 from gp_response.response.leave_one_out import LeaveOneOut, leave_one_out
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.observables import (
@@ -52,6 +53,8 @@ __all__ = [
     "contrast",
     "delete",
     "expectation",
+    "fdt_gap",
+    "fluctuation",
     "finite_response",
     "insert",
     "leave_one_out",

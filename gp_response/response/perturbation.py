@@ -71,6 +71,10 @@ class Perturbation(ABC):
         """The energy's force and curvature at a posterior whose likelihood is not Gaussian."""
         raise InputError(f"{self.kind} has no response under {posterior.likelihood!r}; use a Gaussian likelihood")
 
+    def potential(self, posterior: Any, field: Tensor) -> Tensor:
+        """dV/dh of each site at values (q, s) of the field there, under a likelihood that is not Gaussian, (q, s)."""
+        raise InputError(f"{self.kind} has no potential under {posterior.likelihood!r}; use a Gaussian likelihood")
+
     @abstractmethod
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         """The data set after amplitudes h, (c,) or a number for a single column; differentiable in h."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
@@ -53,6 +54,14 @@ class Rows(Perturbation):
             at, column, count, curvature[at], posterior.fixed.mean[at], force[at], one_each=count == len(at)
         )  # fmt: skip
 
+    def losses(self, posterior: Any, field: Tensor) -> Tensor:
+        """`-log p(y | f)` of the sites' rows at values (q, s) of the field."""
+        at, _, _ = self.groups(posterior.data)
+        return -posterior.likelihood.log_prob(field, posterior.problem.y[at])
+
+    def weights_of_sites(self, posterior: Any) -> Tensor:
+        return posterior.data.train.weights.double()[self.groups(posterior.data)[0]]
+
     def sites(self, data: Dataset, curvature: Tensor, pull: Tensor) -> Energy:
         at, column, count = self.groups(data)
         return Energy(
@@ -72,6 +81,9 @@ class Reweight(Rows):
     def site_energy(self, posterior: Any) -> Energy:
         return self.pulled(posterior, *posterior.row_pull())
 
+    def potential(self, posterior: Any, field: Tensor) -> Tensor:
+        return self.losses(posterior, field)
+
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(weights=data.train.weights + self.spread(data, h))
 
@@ -88,6 +100,12 @@ class Relabel(Rows):
         weights = posterior.data.train.weights.double()
         return self.pulled(posterior, *(weights * part for part in posterior.label_pull()))
 
+    def potential(self, posterior: Any, field: Tensor) -> Tensor:
+        at, _, _ = self.groups(posterior.data)
+        y = posterior.problem.y[at].expand_as(field)
+        slope = jvp(lambda labels: posterior.likelihood.log_prob(field, labels), (y,), (torch.ones_like(y),))[1]
+        return -self.weights_of_sites(posterior) * slope
+
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(y=data.train.y + self.spread(data, h))
 
@@ -103,6 +121,9 @@ class Delete(Rows):
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
         return self.pulled(posterior, *(-weights * part for part in posterior.row_pull()))
+
+    def potential(self, posterior: Any, field: Tensor) -> Tensor:
+        return -self.weights_of_sites(posterior) * self.losses(posterior, field)
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         gone = self.spread(data, h)
@@ -148,6 +169,9 @@ class Insert(Perturbation):
             every, column, len(x) if self.each else 1, curvature, mean, force, points=x,
             one_each=self.each or len(x) == 1,
         )  # fmt: skip
+
+    def potential(self, posterior: Any, field: Tensor) -> Tensor:
+        return -posterior.likelihood.log_prob(field, self.y.to(field))
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         x, y = self._checked(data)

@@ -1,0 +1,126 @@
+"""Heads and features on real sets: exact, SGPR and SVGP on plain kernels, on networks and on residual networks.
+
+Measured on a seeded two thirds of each set (tests on the rest): RMSE, negative log predictive density, CRPS and calibration
+on standardised targets, the same density on training rows beside it (overfitting shows there first), time and memory.
+Beside them published results on such splits: SVGP and CGLB of Bartels et al. 2023, tables 2 and 3; SVDKL of Ober, Rasmussen &
+van der Wilk 2021, tables 3 to 7, on larger training sets (nine tenths).
+
+Command: gp-response run heads_uci; one run: gp-response run heads_uci dataset=kin40k head=svgp features=mlp
+Cost: 2 to 12 minutes a run on two cores, below 8 GiB.
+Expected: see the table of the paper, which is made from the result files.
+
+Data: the UCI sets (the folder named by GP_RESPONSE_DATA, or downloaded); the smoke run uses packaged weather data.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import gp_response as gr
+from gp_response.provenance import peak_memory
+from gp_response.report import number
+
+SETS = ["elevators", "kin40k", "protein"]
+GRID = {"dataset": SETS, "head": ["sgpr", "svgp"], "features": ["none", "mlp", "resnet"]}
+SMOKE = {
+    "dataset": "weather",
+    "rows": 700,
+    "head": "svgp",
+    "features": "mlp",
+    "inducing": 40,
+    "steps": 60,
+    "pretrain_steps": 60,
+}
+# RMSE and NLL with 1,024 inducing points: Bartels et al. 2023; deep: Ober et al. 2021.
+PUBLISHED = {
+    "elevators": {"SVGP": (0.3562, 0.391), "CGLB": (0.3542, 0.386)},
+    "kin40k": {"SVGP": (0.1394, -0.420), "CGLB": (0.0917, -0.713), "SVDKL": (0.03, -1.73)},
+    "protein": {"SVGP": (0.6221, 0.941), "CGLB": (0.5758, 0.851), "SVDKL": (0.57, 1.29)},
+}
+
+
+def main(
+    dataset: str = "kin40k", head: str = "svgp", features: str = "none", inducing: int = 1024, rows: int | None = None,
+    width: int = 128, outputs: int = 8, steps: int | None = None, pretrain_steps: int = 15_000, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """One fit and its scores.
+
+    head: "exact", "sgpr" or "svgp"; features: "none", "mlp" or "resnet". rows: of the set, all by default. width, outputs:
+    of the network. steps: of the fit, the head's own number by default.
+    """
+    data = two_thirds(dataset, rows, seed)
+    kernel = with_features(data.dim, features, width, outputs, seed)
+    model = make(head, kernel, inducing, seed)
+    deep = features != "none"
+    training = gr.Training(steps=steps, pretrain_steps=pretrain_steps if deep else 0, patience=20, seed=seed)
+    started = time.perf_counter()
+    posterior = model.fit(data, training=training)
+    fitted = time.perf_counter()
+    found = gr.predict(posterior, data.test.x)
+    predicted = time.perf_counter()
+    y, variance = data.test.y.double(), found.variance.double() + posterior.noise
+    trace = posterior.trace
+    return {
+        "training_rows": len(data.train), "test_rows": len(data.test), "columns": data.dim,
+        "rmse": float(gr.scores.rmse(found.mean.double(), y)), "nll": float(gr.scores.gaussian_nll(found.mean.double(), variance, y)),
+        "crps": float(gr.scores.gaussian_crps(found.mean.double(), variance, y)),
+        "calibration_error": float(gr.scores.interval_calibration_error(found.mean.double(), variance, y)),
+        "train_nll": trace.train_nll, "held_out_nll": trace.held_out_nll, "fit_seconds": fitted - started,
+        "prediction_seconds": predicted - fitted, "peak_memory_bytes": peak_memory(), "noise": float(posterior.noise),
+        "steps": len(trace.steps), "message": trace.message, "objective": trace.objective,
+        "published": {name: list(pair) for name, pair in PUBLISHED.get(dataset, {}).items()} if rows is None else {},
+    }  # fmt: skip
+
+
+def with_features(dim: int, features: str, width: int, outputs: int, seed: int) -> gr.Kernel:
+    """Matérn-3/2 on the columns, or on a network's outputs."""
+    if features == "none":
+        return gr.Matern32(ard=dim, lengthscale=[math.sqrt(dim)] * dim)
+    base = gr.Matern32(ard=outputs)
+    if features == "mlp":
+        return base.on(gr.MLP(dim, [width, width, width, outputs], activation="silu", seed=seed))
+    if features == "resnet":
+        return base.on(gr.SpectralResNet(dim, width, 4, out=outputs, seed=seed))
+    raise gr.InputError(f"features {features!r}; expected none, mlp or resnet")
+
+
+def make(head: str, kernel: gr.Kernel, inducing: int, seed: int) -> Any:
+    if head == "exact":
+        return gr.Exact(kernel, noise=0.1)
+    if head == "sgpr":
+        return gr.SGPR(kernel, inducing, noise=0.1, seed=seed)
+    if head == "svgp":
+        return gr.SVGP(kernel, inducing, gr.Gaussian(0.1), seed=seed)
+    raise gr.InputError(f"head {head!r}; expected exact, sgpr or svgp")
+
+
+def two_thirds(name: str, rows: int | None, seed: int) -> gr.Dataset:
+    """A random two thirds to train on and the rest to test on, standardised by the former."""
+    whole = gr.load(name, n=rows, standardise=False)
+    x, y = (torch.cat([getattr(whole.train, part), getattr(whole.test, part)]) for part in ("x", "y"))
+    at = torch.cat([whole.train.rows, whole.test.rows]).argsort()
+    order = at[torch.from_numpy(np.random.default_rng(seed).permutation(len(at)))]
+    few, rest = order[: 2 * len(order) // 3], order[2 * len(order) // 3 :]
+    return gr.dataset(x[few], y[few], test_x=x[rest], test_y=y[rest], names=whole.names, target=whole.target)
+
+
+def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
+    """The numbers of the paper, of runs with all rows and the default sizes."""
+    found: dict[str, str] = {}
+    for record in sorted(results, key=lambda r: r["started_at"]):
+        result, config = record["result"], record["config"]
+        if config["rows"] is not None or config["dataset"] not in SETS or config["seed"] != 0:
+            continue
+        place = "".join(part.capitalize() for part in (config["dataset"], config["head"], config["features"]))
+        stem = "Heads" + place.replace("40k", "Forty")
+        result = result | {"minutes": result["fit_seconds"] / 60.0}
+        digits = {"rmse": 3, "nll": 3, "crps": 3, "calibration_error": 2, "train_nll": 3, "minutes": 2}
+        found |= {
+            stem + "".join(p.capitalize() for p in key.split("_")): number(result[key], digits=count)
+            for key, count in digits.items() if result[key] is not None
+        }  # fmt: skip
+    return found
