@@ -38,7 +38,7 @@ from gp_response.kernels import (
     StationaryKernel,
     Sum,
 )
-from gp_response.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson, StudentT
+from gp_response.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson, Probit, StudentT
 from gp_response.posterior import Posterior
 from gp_response.response import (
     Energy,
@@ -107,6 +107,7 @@ __all__ = [
     "Polynomial",
     "Posterior",
     "Prediction",
+    "Probit",
     "Product",
     "RationalQuadratic",
     "Scale",

@@ -182,6 +182,34 @@ def test_a_student_t_likelihood_goes_along():
     assert torch.allclose(chi, refit, atol=1e-7)
 
 
+def test_classification_goes_along():
+    """Natural gradients take GPyTorch's model to the best q, which ours finds by itself."""
+    x, y, _ = rows(200)
+    x, y = (x - x.mean(0)) / x.std(0), (y > y.mean()).double()
+    model, likelihood = Variational(x[:15].clone()).double(), gpytorch.likelihoods.BernoulliLikelihood()
+    natural = gpytorch.optim.NGD(model.variational_parameters(), num_data=200, lr=0.5)
+    objective = gpytorch.mlls.VariationalELBO(likelihood, model.train(), num_data=200)
+    for _ in range(60):
+        natural.zero_grad()
+        (-objective(model(x), y)).backward()
+        natural.step()
+    posterior = gr.from_gpytorch(model, likelihood=likelihood, train_x=x, train_y=y)
+    new = x[:20] + 0.1
+    assert torch.allclose(posterior.mean(new), plain(model)(new), atol=1e-4)
+    chi = gr.susceptibility(posterior, gr.value(new), gr.reweight([4, 9])).matrix
+    refit = gr.refit_response(posterior.head, posterior.data, gr.value(new), gr.reweight([4, 9])).matrix
+    assert torch.allclose(chi, refit, atol=1e-7)
+
+
+def test_the_slopes_of_the_probit_are_its_derivatives():
+    f, law = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64), gr.Probit()
+    for y in (torch.zeros(33).double(), torch.ones(33).double()):
+        for got, expected in zip(law.slopes(f, y), gr.Likelihood.slopes(law, f, y), strict=True):
+            assert torch.allclose(got, expected, rtol=1e-8, atol=1e-10)
+        spread = torch.full_like(f, 0.7)
+        assert torch.allclose(law.log_density(f, spread, y), gr.Likelihood.log_density(law, f, spread, y), atol=1e-5)
+
+
 def test_other_sparse_models_are_refused():
     x, y, _ = rows(30)
     model, gaussian = Variational(x[:5].clone()).double(), gpytorch.likelihoods.GaussianLikelihood()

@@ -13,7 +13,7 @@ from gp_response.heads.adapters.units import Outcome, translate_mean
 from gp_response.heads.sgpr import SGPR
 from gp_response.heads.svgp import SVGP
 from gp_response.kernels import Kernel
-from gp_response.likelihoods import Gaussian, Likelihood, StudentT
+from gp_response.likelihoods import Gaussian, Likelihood, Probit, StudentT
 
 InducingPointKernel = gpytorch.kernels.InducingPointKernel
 STRATEGIES = (gpytorch.variational.VariationalStrategy, gpytorch.variational.UnwhitenedVariationalStrategy)
@@ -75,11 +75,13 @@ def likelihood_of(likelihood: Any, n: int) -> tuple[Likelihood, Tensor | None]:
     if type(likelihood) is gpytorch.likelihoods.StudentTLikelihood:
         own = own_copy(likelihood)
         return StudentT(scale=float(own.noise.detach()), degrees=float(own.deg_free.detach())), None
+    if type(likelihood) is gpytorch.likelihoods.BernoulliLikelihood:
+        return Probit(), None
     if isinstance(likelihood, gpytorch.likelihoods.GaussianLikelihood):
         known, noise = noise_of(likelihood, n)
         return Gaussian(noise), known
     raise InputError(
-        f"likelihood {type(likelihood).__name__} has no counterpart here; expected GaussianLikelihood or StudentTLikelihood"
+        f"likelihood {type(likelihood).__name__} has no counterpart here; expected Gaussian-, Bernoulli- or StudentTLikelihood"
     )
 
 
