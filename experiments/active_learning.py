@@ -156,7 +156,9 @@ def scores(
 ) -> Tensor:
     if method == "response":
         return gr.acquisition.ExpectedSusceptibility(posterior, observable)(x[:, None, :])
-    return posterior.variance(x) if method == "variance" else torch.rand(len(x), generator=generator).to(x)
+    if method == "variance":
+        return posterior.to_botorch().posterior(x[:, None, :]).variance[:, 0, 0]
+    return torch.rand(len(x), generator=generator).to(x)
 
 
 # For the paper --------------------------------------------------------------------------------------------------------

@@ -71,12 +71,12 @@ def slopes(refit, new, n, at):
     columns = []
     for row in at:
         step = torch.zeros(n, dtype=torch.float64)
-        step[row] = 1e-4
-        columns.append((refit(new, 1.0 + step) - refit(new, 1.0 - step)) / 2e-4)
+        step[row] = 1e-3
+        columns.append((refit(new, 1.0 + step) - refit(new, 1.0 - step)) / 2e-3)
     return torch.stack(columns, dim=1)
 
 
-def assert_same_model(name, n, steps):
+def assert_same_model(name, n, steps, at=None):
     make, their_mean, refit_of = CASES[name]
     if "SingleTask" in name:
         pytest.importorskip("botorch")
@@ -85,7 +85,7 @@ def assert_same_model(name, n, steps):
     new = posterior.data.train.x[:40] + 0.01
     theirs = their_mean(model)(new)
     assert float((posterior.mean(new) - theirs).abs().max()) < 1e-6 * float(theirs.std())
-    at = [0, n // 3, n - 1]
+    at = at or [0, n // 3, n - 1]
     chi = gr.susceptibility(posterior, gr.value(new), gr.reweight(at)).matrix
     expected = slopes(refit_of(model), new, n, at)
     assert float((chi - expected).abs().max()) < 1e-5 * float(expected.abs().max())
@@ -107,9 +107,8 @@ def test_the_posterior_is_the_models_and_responses_are_those_of_its_refits(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ExactGP, Matern ARD", "SingleTaskGP"])
-def test_the_same_at_three_thousand_rows(name):
-    assert_same_model(name, 3000, 2)
+def test_the_same_at_three_thousand_rows():
+    assert_same_model("SingleTaskGP", 3000, 0, at=[1000])
 
 
 # Sparse models --------------------------------------------------------------------------------------------------------
@@ -141,9 +140,8 @@ def assert_sparse(posterior, theirs, refit, x, *, responses=1e-5, means=1e-6):
     assert torch.allclose(finite, refitted, atol=1e-7 * float(theirs(new).std()))
 
 
-@pytest.mark.parametrize("n", [500, pytest.param(3000, marks=pytest.mark.slow)])
-def test_sgpr_is_taken_over(n):
-    model = sgpr(n)
+def test_sgpr_is_taken_over():
+    model = sgpr(500)
     x, y = model.train_inputs[0], model.train_targets
     posterior = gr.from_gpytorch(model)
     assert isinstance(posterior.head, gr.SGPR)
@@ -155,8 +153,9 @@ def test_sgpr_is_taken_over(n):
     assert_sparse(posterior, plain(model), refit, x)
 
 
-@pytest.mark.parametrize("whitened", [True, False])
-@pytest.mark.parametrize("n", [500, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("n", "whitened"), [(500, True), (500, False), pytest.param(3000, True, marks=pytest.mark.slow)]
+)
 def test_variational_models_are_taken_over(n, whitened):
     model, likelihood, x, y = svgp(n, whitened=whitened)
     posterior = gr.from_gpytorch(model, likelihood=likelihood, train_x=x, train_y=y)
