@@ -1,14 +1,19 @@
 """Bayesian optimisation by our posterior as a BoTorch model, and labels chosen for what they do to one average.
 
-Claim: a loop that fits `gr.Exact`, turns its posterior into a BoTorch model and maximises qLogEI or LogEI reaches the regret
-of BoTorch's own SingleTaskGP with the same acquisition function on Branin and Hartmann-6. And where an average over a part
+Claim: a loop that fits `gr.Exact`, turns its posterior into a BoTorch model and maximises qLogEI or LogEI reaches regrets like
+those of BoTorch's own SingleTaskGP with the same acquisition function on Branin and Hartmann-6. And where an average over a part
 of the inputs is asked for, labels chosen by `ExpectedSusceptibility` of that average determine it with fewer labels than
 random ones or those where the field is most uncertain.
 
 Command: gp-response run active_learning [--smoke]. Runs share nothing but the folder of results, so several can be made
 at a time; each takes one thread (OMP_NUM_THREADS=1).
-Cost: COST
-Expected: EXPECTED
+Cost: on one thread 8 to 15 seconds a run on Branin, 15 to 50 on Hartmann-6 (both as long again where cores are shared), 10
+to 30 for the average; all 140 runs about an hour.
+Expected: median final regrets of the two models within a factor of two of each other, as in the first seeds: Branin after
+30 evaluations 0.0030 (ours) and 0.0027 (BoTorch) of 3 seeds; Hartmann-6 after 60 evaluations 0.13 and 0.11 of 6, with one
+run of ours at 0.64 where BoTorch's worst is 0.14. The deviation of the average after 20 labels, in the median of 5 seeds:
+0.059 by response, 0.15 by variance; after 50, 0.030 and 0.10. Its error, against the labels of all candidates, is less even:
+0.026 and 0.17 after 20, 0.034 and 0.12 after 50.
 
 Optimisation: the same Sobol points to start with for every model of a seed, no noise, targets standardised at each step,
 RBF kernels with BoTorch's lengthscale prior. Average: packaged weather data, hyperparameters trained once on other rows;
