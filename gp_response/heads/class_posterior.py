@@ -1,0 +1,249 @@
+"""Several classes: Laplace's approximation of C fields that share a kernel and meet in the softmax.
+
+In inducing features `F = m₀ + Φᵀ W` with W (m, C) standard normal before the data. The mode has `W = Φ βρ (Y - π)`, and the precision
+there couples the classes, `Σ_cc' = δ_cc' + Φ diag(βρ (π_c δ_cc' - π_c π_c')) Φᵀ` (Rasmussen & Williams 2006, section 3.5).
+
+A field of several classes is read through points that carry one: (x, c), the class as a last column. With that a class is a
+column like any other, and everything that reads a posterior through probes reads this one.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+from gp_response.errors import InputError, SolverError
+from gp_response.heads.basis import Basis
+from gp_response.heads.prior_mean import prior_mean_at
+from gp_response.heads.rows import Rows
+from gp_response.heads.sites import Pull
+from gp_response.heads.trace import Trace
+from gp_response.likelihoods import Categorical
+from gp_response.linalg.system import DenseSystem
+from gp_response.linalg.transforms import inside_transform
+from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.solvers import Cholesky, Factor
+
+EPS = torch.finfo(torch.float64).eps
+TOLERANCE, MOST, BLIND = 1e-12, 200, 24
+GIB = 2**30
+
+
+class ClassPosterior(Posterior):
+    """C fields conditioned on classes; made by `Exact` and `SVGP` with a `Categorical` likelihood.
+
+    `mean(x)` is (n, C), `variance(x)` (n, C) and `cov(x, y)` (n, C, m, C). What moves is the mode.
+
+    Args:
+        basis: inducing features, shared by the classes.
+        data: n training rows with labels 0 to C - 1.
+        likelihood: Categorical.
+        mean, beta, whole, keep: as for `SitePosterior`.
+    """
+
+    conjugate = False
+    coupling = None  # the mode knows nothing of variances, and only means are read
+
+    def __init__(
+        self, basis: Basis, data: Dataset, *, likelihood: Categorical, mean: Any = 0.0, beta: float = 1.0,
+        whole: bool = False, keep: int | None = None,
+    ):  # fmt: skip
+        self.basis, self.data, self.law, self.whole = basis, data, likelihood, whole
+        self.kernel, self.prior_mean, self.beta, self.solver = basis.kernel, mean, beta, Cholesky()
+        self.trace: Trace | None = None
+        train = data.train
+        if not inside_transform():
+            likelihood.check(train.y)
+            _refuse_what_does_not_fit(len(basis) * likelihood.classes)
+        self.rows = Rows(basis, train.x.double(), keep=keep)
+        self.weight = beta * train.weights.double()
+        self.before = prior_mean_at(mean, train.x.double())[:, None]
+        self.labels = likelihood.indicator(train.y)
+        weights, self.change = self._mode()
+        self.field = self.before + self.rows.spread(weights)  # (n, C)
+        self.probabilities = torch.softmax(self.field, dim=-1)
+        self.precision = self._precision(self.probabilities)
+        self.factor: Factor = self.solver.factor(DenseSystem(self.precision, floor=1.0))
+        self.weights = weights
+
+    @property
+    def classes(self) -> int:
+        return self.law.classes
+
+    @property
+    def likelihood(self) -> Categorical:
+        return self.law
+
+    @property
+    def noise(self) -> Tensor:
+        """NaN: classes have no variance of noise."""
+        return torch.full((), float("nan"), dtype=torch.float64, device=self.data.train.x.device)
+
+    @property
+    def residuals(self) -> Certified:
+        """`1[y = c] - p(c)` of every row and class, (n, C): the force on each field."""
+        value = self.labels - self.probabilities
+        return Certified(value, torch.full_like(value, 16.0 * EPS + self.change))
+
+    def probe(self, x: Tensor) -> "ClassProbe":
+        """Look at the fields from points (x, c), (p, d + 1)."""
+        return ClassProbe(self, self.points(x))
+
+    def points(self, x: Any) -> Tensor:
+        """x as (p, d + 1) points, the class last."""
+        like, width = self.data.train.x, self.data.dim + 1
+        x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+        if x.ndim != 2 or x.shape[1] != width:
+            raise InputError(f"points of shape {tuple(x.shape)}; expected (n, {width}): {width - 1} columns and the class")
+        c = x[:, -1]
+        if not inside_transform() and not bool(((c == c.round()) & (c >= 0) & (c < self.classes)).all()):
+            raise InputError(f"points whose last column is no class; expected 0 to {self.classes - 1}")
+        return x
+
+    def every_class(self, x: Any) -> Tensor:
+        """Points x (n, d) once for each class, (n C, d + 1)."""
+        return with_classes(super().points(x), self.classes)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mode of every field at x (n, d), (n, C)."""
+        return self._like(self.probe(self.every_class(x)).mean.value.reshape(-1, self.classes))
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Predictive variances of the fields at x (n, d), (n, C)."""
+        return self._like(self.probe(self.every_class(x)).variance.value.reshape(-1, self.classes))
+
+    def cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Covariance of the fields that responds to data, (n, C, m, C)."""
+        left = self.probe(self.every_class(x))
+        right = left if y is None else self.probe(self.every_class(y))
+        c = self.classes
+        return self._like(left.to(right).value.reshape(len(left.points) // c, c, len(right.points) // c, c))
+
+    def predictive(self, x: Tensor, *, samples: int = 4000, seed: int = 0) -> Tensor:
+        """Probabilities of the classes at x (n, d), (n, C), averaged over draws of the fields at each point."""
+        c, found = self.classes, []
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(samples, c, generator=generator, dtype=torch.float64).to(self.data.train.x.device)
+        for part in super().points(x).split(256):
+            probe = self.probe(with_classes(part, c))
+            within = self._blocks(probe)
+            root = torch.linalg.cholesky(within + 1e-12 * torch.eye(c).to(within))
+            draws = probe.mean.value.reshape(-1, 1, c) + noise @ root.mT
+            found.append(torch.softmax(draws, dim=-1).mean(dim=1))
+        return self._like(torch.cat(found))
+
+    def _blocks(self, probe: "ClassProbe") -> Tensor:
+        """The C x C covariance of each point's fields, (n, C, C)."""
+        c, p = self.classes, len(probe.points) // self.classes
+        own = torch.stack([
+            probe.features[:, k * c : (k + 1) * c].T @ probe.solution.value[:, k * c : (k + 1) * c] for k in range(p)
+        ])  # fmt: skip
+        return own + torch.diag_embed(probe.left_out.reshape(p, c))
+
+    def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
+        """Prior covariance between points (x, c), (n, m): classes are independent."""
+        x, y = self.points(x), self.points(y)
+        return self._like(self.basis.prior(x[:, :-1], y[:, :-1]) * (x[:, -1:] == y[:, -1]))
+
+    def row_pull(self) -> Pull:
+        """Force (n, C) and curvature's diagonal (n, C) of one unit of weight."""
+        return Pull(self.residuals.value, self.probabilities * (1.0 - self.probabilities))
+
+    def _mode(self) -> tuple[Tensor, float]:
+        """Newton's method, with step halving outside transforms; log-concave, so that it ends."""
+        weights = torch.zeros(len(self.basis), self.classes, dtype=torch.float64, device=self.data.train.x.device)
+        field = self.before + self.rows.spread(weights)
+        best, change = self._objective(weights, field), float("inf")
+        for _ in range(BLIND if inside_transform() else MOST):
+            p = torch.softmax(field, dim=-1)
+            pull = self.rows.gather(self.weight[:, None] * (self.labels - p)) - weights
+            step = torch.linalg.solve(self._precision(p), pull.T.reshape(-1)).reshape(self.classes, -1).T
+            moved, size = self.rows.spread(step), 1.0
+            if not inside_transform():
+                while (value := self._objective(weights + size * step, field + size * moved)) < best - 1e-10 * (
+                    1.0 + best.abs()
+                ) and size > 1e-6:
+                    size *= 0.5
+                best, change = value, float(size * moved.abs().max())
+            weights, field = weights + size * step, field + size * moved
+            if not inside_transform() and change < TOLERANCE * (1.0 + float(field.abs().max())):
+                return weights, change
+        if inside_transform():
+            return weights, 0.0
+        raise SolverError(f"the mode was not found in {MOST} Newton steps (last change {change:.1e})")
+
+    def _objective(self, weights: Tensor, field: Tensor) -> Tensor:
+        fit = (self.weight * (self.labels * torch.log_softmax(field, dim=-1)).sum(dim=-1)).sum()
+        return fit - 0.5 * weights.square().sum()
+
+    def _precision(self, p: Tensor) -> Tensor:
+        """Σ (C m, C m), class by class."""
+        m, blocks = len(self.basis), []
+        eye = torch.eye(m, dtype=torch.float64, device=p.device)
+        for c in range(self.classes):
+            line = []
+            for k in range(self.classes):
+                curvature = p[:, c] * ((1.0 if c == k else 0.0) - p[:, k])
+                block = self.rows.weighted(self.weight * curvature)
+                line.append(block + eye if c == k else block)
+            blocks.append(torch.cat(line, dim=1))
+        return torch.cat(blocks)
+
+
+class ClassProbe(Probe):
+    """p points (x, c) seen from several fields: features in the class's own block."""
+
+    def __init__(self, posterior: ClassPosterior, points: Tensor):
+        self.posterior, self.points = posterior, points
+        x, c = points[:, :-1], points[:, -1].long()
+        inner = posterior.basis.at(x)  # (m, p)
+        place = torch.nn.functional.one_hot(c, posterior.classes).to(inner).T  # (C, p)
+        self.features = (place[:, None, :] * inner).reshape(-1, len(points))
+        self.solution = posterior.factor.solve(self.features)
+        self.converged = self.solution.converged
+        own = (self.features * self.solution.value).sum(dim=0).clamp_min(0.0)
+        self.left_out = (posterior.basis.diagonal(x) - inner.square().sum(dim=0)).clamp_min(0.0)
+        self.length = inner.norm(dim=0)
+        off = (64.0 * EPS + 4.0 * posterior.basis.off) * self.length**2
+        self.variance = Certified(own + self.left_out, off + self.solution.defect * self.length)
+        value = prior_mean_at(posterior.prior_mean, x.double()) + (inner * posterior.weights[:, c]).sum(dim=0)
+        size = posterior.weights.norm() * self.length
+        self.mean = Certified(value, (16.0 * EPS + 2.0 * posterior.basis.off) * size + posterior.change)
+
+    def to_train(self, rows: Tensor | None = None) -> Certified:
+        """Covariance with the fields of the training rows, row by row and class by class, (p, n C); rows: indices into it."""
+        posterior = self.posterior
+        m, c = len(posterior.basis), posterior.classes
+        by_class = [posterior.rows.spread(self.solution.value[k * m : (k + 1) * m]) for k in range(c)]  # (n, p) each
+        value = torch.stack(by_class, dim=1).reshape(-1, len(self.points)).T
+        far = posterior.rows.norms().sqrt().repeat_interleave(c)
+        error = (64.0 * EPS + 4.0 * posterior.basis.off) * self.length[:, None] * far
+        error = error + self.solution.defect[:, None] * far
+        return Certified(value, error) if rows is None else Certified(value[:, rows], error[:, rows])
+
+    def to(self, other: "ClassProbe") -> Certified:
+        value = self.features.T @ other.solution.value
+        if self.posterior.whole:
+            prior = self.posterior.basis.prior(self.points[:, :-1], other.points[:, :-1])
+            same = self.points[:, -1:] == other.points[:, -1]
+            value = value + torch.where(same, prior - self.features.T @ other.features, 0.0)
+        error = (64.0 * EPS + 4.0 * self.posterior.basis.off) * self.length[:, None] * other.length
+        return Certified(value, error + self.length[:, None] * other.solution.defect)
+
+
+def with_classes(x: Tensor, classes: int) -> Tensor:
+    """Points x (n, d) once for each class, (n C, d + 1), the class last."""
+    every = torch.arange(classes, dtype=x.dtype, device=x.device).repeat(len(x))
+    return torch.cat([x.repeat_interleave(classes, dim=0), every[:, None]], dim=1)
+
+
+def _refuse_what_does_not_fit(size: int) -> None:
+    need = 3 * 8 * size**2
+    if need > 8 * GIB:
+        raise InputError(
+            f"inducing points times classes are {size:,}, whose system needs {need / GIB:.1f} GiB; take fewer inducing points"
+        )
+
+
+__all__ = ["ClassPosterior", "ClassProbe", "with_classes"]
