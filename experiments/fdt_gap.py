@@ -13,7 +13,7 @@ lengthscale, Laplace's evidence, 20 steps) and then the same for every M. SGPR a
 "svgp" trains their places by 300 minibatch steps with all else held. At the same points a conditioned Gaussian SVGP is SGPR.
 
 Command: gp-response run fdt_gap [--smoke]; one case: gp-response run fdt_gap case="sgpr weather 400 0.1"
-Cost: 5 seconds to a minute and a half a case on one thread, 21 cases, below 3 GiB.
+Cost: 5 seconds to a minute and a half a case on one thread, 22 cases, below 3 GiB.
 Expected: SGPR at M = N at most 1e-9, at M = N/10 between 1 and 1000; Bernoulli at M = N 0.05 to 0.5.
 
 Data: concrete and airfoil from the folder named by GP_RESPONSE_DATA, or downloaded; all else is packaged.

@@ -160,7 +160,7 @@ def _variational(problem: Problem, start: Tensor | None) -> Fixed:
     mean, variance = problem.marginals(
         torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start, None
     )
-    held, rate, last, change = None, 1.0, float("inf"), float("inf")
+    held, rate, last, change, moved = None, 1.0, float("inf"), float("inf"), torch.zeros_like(mean)
     rates: list[float] = []
     for iteration in range(MOST):
         sites = pull(problem.likelihood, problem.kind, mean, variance, problem.y)
@@ -182,8 +182,10 @@ def _variational(problem: Problem, start: Tensor | None) -> Fixed:
                 weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iteration + 1,
                 tuple(rates),
             )  # fmt: skip
-        rate = max(0.05, 0.5 * rate) if change > 2.0 * last else min(1.0, 1.1 * rate)
-        last = change
+        # A move back along the last one went too far, also where it is a little shorter: full steps can circle for ever.
+        back = float((mean - before).dot(moved)) < -0.3 * float((mean - before).norm() * moved.norm())
+        rate = max(0.05, 0.5 * rate) if change > 2.0 * last else max(0.05, 0.8 * rate) if back else min(1.0, 1.1 * rate)
+        last, moved = change, mean - before
     if change > 1e-6:
         raise SolverError(f"the variational fit did not settle in {MOST} steps (last change {change:.1e} deviations)")
     return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), change, MOST, tuple(rates))

@@ -97,16 +97,14 @@ def _derivative(
     chunk = max(1, int(TANGENT_BYTES / (TANGENT_COPIES * n * n * data.train.y.element_size())))
     zero = torch.zeros(count, dtype=data.train.y.dtype, device=data.train.y.device)
     columns = torch.arange(count, device=zero.device)
-    found = [
-        vmap(lambda v: jvp(moved, (zero,), (v,)))((c[:, None] == columns).to(zero)) for c in columns.split(chunk)
-    ]
+    found = [vmap(lambda v: jvp(moved, (zero,), (v,)))((c[:, None] == columns).to(zero)) for c in columns.split(chunk)]
     off = float((found[0][0][0] - before).detach().abs().max())
     if not off <= SETTLED * (1.0 + float(before.detach().abs().max())):
         raise SolverError(
             f"the refit under differentiation ended {off:.1e} from the head's own; the fit does not settle: try finite "
             "changes (h=1e-3 and h=-1e-3), or other hyperparameters"
         )
-    return torch.cat([tangents for _, tangents in found]).T
+    return torch.cat([part[1] for part in found]).T
 
 
 __all__ = ["expectation", "refit_response"]
