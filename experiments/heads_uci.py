@@ -45,7 +45,7 @@ PUBLISHED = {
 
 def main(
     dataset: str = "kin40k", head: str = "svgp", features: str = "none", inducing: int = 1024, rows: int | None = None,
-    width: int = 128, outputs: int = 8, steps: int | None = None, pretrain_steps: int = 15_000, seed: int = 0,
+    width: int = 256, outputs: int = 16, steps: int | None = None, pretrain_steps: int = 12_000, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """One fit and its scores.
 

@@ -5,7 +5,7 @@ import os
 # gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
-from gp_response import kernels, scores, testing
+from gp_response import acquisition, kernels, scores, testing
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
@@ -38,7 +38,7 @@ from gp_response.kernels import (
     StationaryKernel,
     Sum,
 )
-from gp_response.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson, StudentT
+from gp_response.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson, Probit, StudentT
 from gp_response.posterior import Posterior
 from gp_response.response import (
     Energy,
@@ -107,6 +107,7 @@ __all__ = [
     "Polynomial",
     "Posterior",
     "Prediction",
+    "Probit",
     "Product",
     "RationalQuadratic",
     "Scale",
@@ -122,6 +123,7 @@ __all__ = [
     "Trace",
     "Training",
     "UnitBox",
+    "acquisition",
     "average",
     "choose_inducing",
     "contrast",

@@ -5,8 +5,8 @@ variance and the covariance to all training rows and to any other probe follow, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class Posterior(ABC):
         head: what conditions such a posterior again, where it came from a model trained elsewhere; else None.
     """
 
+    operations: ClassVar[dict[str, Callable[..., Any]]] = {}  # "botorch": filled by its module, further up
+
     data: Dataset
     noise: Tensor
     beta: float
@@ -127,6 +129,10 @@ class Posterior(ABC):
     def conjugate(self) -> bool:
         """Whether the likelihood is Gaussian, so that finite changes have closed forms."""
         return True
+
+    def to_botorch(self) -> Any:
+        """A BoTorch `Model` of this posterior; see `gr.acquisition.to_botorch`."""
+        return self.operations["botorch"](self)
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """Variance of the field at training rows (k,), as `S_jj` of the covariance with them, and which solves

@@ -64,3 +64,49 @@ def single_task(n=500, steps=10, *, known=False, **options):
     if steps:
         fit_gpytorch_mll(objective, optimizer_kwargs={"options": {"maxiter": steps}})
     return model.eval()
+
+
+def sgpr(n=500, steps=10, m=40):
+    x, y, _ = rows(n)
+    x, y = (x - x.mean(0)) / x.std(0), y - y.mean()
+    likelihood = gpytorch.likelihoods.GaussianLikelihood()
+    base = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=3))
+    kernel = gpytorch.kernels.InducingPointKernel(base, inducing_points=x[:m].clone(), likelihood=likelihood)
+    model = ExactGP(x, y, likelihood, kernel).double()
+    return train(model, gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model), x, y, steps=steps)
+
+
+class Variational(gpytorch.models.ApproximateGP):
+    def __init__(self, z, *, whitened=True):
+        q = gpytorch.variational.NaturalVariationalDistribution(len(z))
+        kinds = gpytorch.variational
+        strategy = (kinds.VariationalStrategy if whitened else kinds.UnwhitenedVariationalStrategy)(self, z, q)
+        super().__init__(strategy)
+        self.mean_module = gpytorch.means.ConstantMean()
+        self.covar_module = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=3))
+
+    def forward(self, x):
+        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+
+def svgp(n=500, steps=10, m=40, *, whitened=True):
+    """Adam on hyperparameters and inducing points, natural gradients on q, which end at the best q."""
+    x, y, _ = rows(n)
+    x, y = (x - x.mean(0)) / x.std(0), y - y.mean()
+    model, likelihood = (
+        Variational(x[:m].clone(), whitened=whitened).double(),
+        gpytorch.likelihoods.GaussianLikelihood(),
+    )
+    likelihood = likelihood.double().train()
+    natural = gpytorch.optim.NGD(model.variational_parameters(), num_data=n, lr=1.0)
+    adam = torch.optim.Adam([*model.hyperparameters(), *likelihood.parameters()], lr=0.05)
+    objective = gpytorch.mlls.VariationalELBO(likelihood, model, num_data=n)
+    model.train()
+    for step in range(steps + 1):
+        for optimiser in (adam, natural):
+            optimiser.zero_grad()
+        (-objective(model(x), y)).backward()
+        natural.step()
+        if step < steps:
+            adam.step()
+    return model.eval(), likelihood.eval(), x, y

@@ -29,7 +29,7 @@ def joint_adam(
     few = [p for p in all_parameters(head) if all(p is not f for f in features)]
     if features and held_out.test is not None:
         minimise_evidence(head, held_out.test, training, FEW_ROWS, generator, trace, few)
-    optimiser = joint_optimiser(few, features, training)
+    optimiser = joint_optimiser(few, features, training, len(held_out.train.train))
     steps, data = training.steps or 300, held_out.train
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     stopping = EarlyStopping(head, patience=training.patience, score=score_or_loss(head, held_out, float("inf")))
@@ -53,11 +53,13 @@ def joint_adam(
     stopping.restore()
 
 
-def joint_optimiser(few: list[nn.Parameter], features: list[nn.Parameter], training: Any) -> torch.optim.Optimizer:
+def joint_optimiser(
+    few: list[nn.Parameter], features: list[nn.Parameter], training: Any, n: int
+) -> torch.optim.Optimizer:
     """Adam with a learning rate for hyperparameters and a smaller one, with weight decay, for features."""
     groups = [{"params": few, "lr": training.learning_rate, "weight_decay": 0.0}]
     if features:
-        groups.append({"params": features, "lr": 0.02 * training.learning_rate, "weight_decay": training.weight_decay})
+        groups.append({"params": features, "lr": 0.02 * training.learning_rate, "weight_decay": training.decay(n)})
     return torch.optim.AdamW(groups)
 
 

@@ -45,7 +45,7 @@ def _pretrain_one(part: On, held_out: HeldOut, training: Any, generator: torch.G
     # Not an nn.Linear: making one draws from the global generator.
     readout = torch.zeros(width + 1, dtype=x.dtype, device=x.device, requires_grad=True)
     weights = [*part.features.parameters(), readout]
-    optimiser = torch.optim.AdamW(weights, lr=3e-3, weight_decay=training.weight_decay)
+    optimiser = torch.optim.AdamW(weights, lr=3e-3, weight_decay=training.decay(len(y)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.pretrain_steps)
     stopping = EarlyStopping(part.features, patience=2 * training.patience + 1)
     bar = tqdm(range(training.pretrain_steps), desc="pretraining features", disable=not training.progress, leave=False)

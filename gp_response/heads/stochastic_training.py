@@ -100,7 +100,7 @@ def _adam(head: Any, evidence: StochasticEvidence, held_out: HeldOut, training: 
     """Adam; the state with the best held-out score (else loss) is kept."""
     features, parameters = feature_parameters(head.kernel), all_parameters(head)
     few = [p for p in parameters if all(p is not f for f in features)]
-    optimiser, steps = joint_optimiser(few, features, training), training.steps or ADAM_STEPS
+    optimiser, steps = joint_optimiser(few, features, training, len(held_out.train.train)), training.steps or ADAM_STEPS
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     stopping = EarlyStopping(head, patience=training.patience, score=score_or_loss(head, held_out, math.inf))
     trace.converged, trace.message = False, f"{steps} steps"

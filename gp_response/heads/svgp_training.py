@@ -87,7 +87,7 @@ class _Minibatches:
         self.steps = training.steps or max(FEWEST, min(MOST_STEPS, epochs))
         features = feature_parameters(head.kernel)
         few = [p for p in all_parameters(head) if all(p is not f for f in features)]
-        self.optimiser = joint_optimiser(few, features, training)
+        self.optimiser = joint_optimiser(few, features, training, self.total)
         for group, slower in zip(self.optimiser.param_groups, (SLOWER, 1.0), strict=False):
             group["lr"] *= slower
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, self.steps)

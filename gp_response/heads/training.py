@@ -45,7 +45,8 @@ class Training:
         least_noise: the noise variance is not trained below this fraction of the targets' variance (or below where it
             starts): without noise in the data the evidence grows until the system is numerically singular.
         learning_rate: of Adam for hyperparameters; features learn at a fiftieth of it.
-        weight_decay: on feature weights, in pretraining and in joint training.
+        weight_decay: of feature weights (AdamW's), in pretraining and in joint training. None: 1000 / n, so that it matters
+            where rows are few and a network could fit them by heart.
         pretrain_steps: Adam steps of features with a linear readout before joint training; 0 for none.
         held_out: fraction of the training rows (at most 2,000) kept from training features, for early stopping. The
             returned posterior is conditioned on all rows again.
@@ -62,7 +63,7 @@ class Training:
     restarts: int = 0
     least_noise: float = 1e-6
     learning_rate: float = 0.05
-    weight_decay: float = 1e-4
+    weight_decay: float | None = None
     pretrain_steps: int = 1000
     held_out: float = 0.1
     patience: int = 6
@@ -85,6 +86,10 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise InputError(f"Training({name}={value}): expected at least {low}")
+
+    def decay(self, n: int) -> float:
+        """AdamW's weight decay of features for n rows."""
+        return 1000.0 / n if self.weight_decay is None else self.weight_decay
 
 
 def train(head: Any, data: Dataset, training: Training) -> Trace:

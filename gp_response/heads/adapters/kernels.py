@@ -102,7 +102,7 @@ def _leaf(k: Any) -> Any:
     return None
 
 
-def _lengthscale(k: Any) -> dict[str, Tensor]:
+def _lengthscale(k: Any) -> dict[str, Any]:
     return {"lengthscale": _per_dimension(k.lengthscale, k.ard_num_dims)}
 
 

@@ -62,12 +62,12 @@ def read_parts(model: Any, likelihood: Any, train_x: Any, train_y: Any) -> Parts
 
 def modules_of(model: Any) -> tuple[Any, Any]:
     """covar_module and mean_module."""
-    found = tuple(getattr(model, name, None) for name in ("covar_module", "mean_module"))
-    if not isinstance(found[0], gpytorch.kernels.Kernel) or not isinstance(found[1], nn.Module):
+    covar, mean = (getattr(model, name, None) for name in ("covar_module", "mean_module"))
+    if not isinstance(covar, gpytorch.kernels.Kernel) or not isinstance(mean, nn.Module):
         raise InputError(
             f"{type(model).__name__} has no mean_module and covar_module to read; name them so, or build gr.Exact(kernel)"
         )
-    return found
+    return covar, mean
 
 
 def noise_of(likelihood: Any, n: int) -> tuple[Tensor | None, float]:
@@ -136,8 +136,8 @@ def check_forward(model: Any, parts: Parts) -> None:
     finally:
         model.training = training
     for what, one, other in zip(("covariance", "mean"), seen, read, strict=True):
-        scale = float(seen[0].diagonal().max()) ** (1.0 if what == "covariance" else 0.5)
-        if one.shape != other.shape or float((one - other).abs().max()) > AGREEMENT[z.dtype] * scale:
+        scale = float(seen[0].detach().diagonal().max()) ** (1.0 if what == "covariance" else 0.5)
+        if one.shape != other.shape or float((one - other).detach().abs().max()) > AGREEMENT[z.dtype] * scale:
             raise _hidden(model, f"the {what} of forward differs at the training inputs")
 
 

@@ -47,6 +47,8 @@ def outcome_of(model: Any) -> Outcome:
 class Inputs(nn.Module):
     """A BoTorch input transform as features: points in the user's units to those of the model, in evaluation mode."""
 
+    transform: Any
+
     def __init__(self, transform: nn.Module) -> None:
         super().__init__()
         self.transform = transform
