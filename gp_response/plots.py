@@ -216,6 +216,28 @@ def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, st
     return figure
 
 
+def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Gaps against M/N, inducing points a row, both logarithmic: by title of the panel, then name of the line."""
+    if not panels or not all(panels.values()):
+        raise InputError("a panel without lines; give each at least one, as pairs (M/N, gap)")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, 3.3), layout="constrained")
+        rows = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (title, lines) in zip(rows[0], panels.items(), strict=True):
+            for i, (name, pairs) in enumerate(lines.items()):
+                x, y = (_finite(f"{title}, {name}", part) for part in zip(*pairs, strict=True))
+                second = len(lines) > 3 and i >= len(lines) // 2
+                colour = _colours(len(lines))[i % 3 if len(lines) == 6 else i]
+                style = {"linestyle": "--" if second else "-", "marker": MARKS[i % len(MARKS)], "ms": 3.0}
+                axes.plot(x, y, color=colour, label=name, **style)
+            for which in ("x", "y"):
+                _log_axis(axes, which)
+            axes.set(xlabel="M/N", title=title)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
+        rows[0][0].set_ylabel("fluctuation–dissipation gap")
+    return figure
+
+
 def _power(largest: float) -> int:
     """The power of ten to take out of the axis: 0 where the plain numbers are short enough to read."""
     return 0 if largest == 0 or 1e-2 <= largest < 1e4 else int(np.floor(np.log10(largest)))
@@ -244,4 +266,13 @@ def save(figure: Figure, path: Path | str) -> Path:
     return write_atomically(path, buffer.getvalue())
 
 
-__all__ = ["COLUMN", "PAGE", "closed_vs_refit", "histogram_of_gaps", "influential_rows", "save", "scaling_wall"]
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "closed_vs_refit",
+    "gap_curves",
+    "histogram_of_gaps",
+    "influential_rows",
+    "save",
+    "scaling_wall",
+]

@@ -17,6 +17,14 @@ FIGURES = {
     "histogram": lambda: plots.histogram_of_gaps(GAPS),
     "two histograms": lambda: plots.histogram_of_gaps({"a": GAPS, "b": GAPS / 9}, tolerance=1e-6, width=plots.PAGE),
     "scatter": lambda: plots.closed_vs_refit(CLOSED, CLOSED * (1 + 1e-9), unit="K"),
+    "gaps": lambda: plots.gap_curves(
+        {
+            "one noise or another": {
+                f"model {i}, noise {0.1**i:g}": [(0.1, 10.0 ** (i + 2)), (1.0, 1e-11)] for i in range(6)
+            },
+            "one line": {"N = 400": [(0.02, 5.0), (0.5, 0.1)]},
+        }
+    ),
     "bars": lambda: plots.influential_rows([f"row {i}" for i in range(50)], CLOSED, unit="$ per $", title="$1 or $2"),
 }
 
@@ -76,6 +84,15 @@ def test_a_histogram_of_exact_agreement_alone_can_be_drawn(tmp_path):
     assert plots.save(plots.histogram_of_gaps(np.zeros(5)), tmp_path / "f.png").exists()
 
 
+def test_gap_curves_hold_every_pair_in_its_panel():
+    lines = {"a": [(0.1, 3.0), (1.0, 1e-12)], "b": [(0.5, 2.0)]}
+    left, right = plots.gap_curves({"one": lines, "other": {"c": [(0.2, 0.3)]}}).axes
+    assert [line.get_label() for line in left.lines] == ["a", "b"]
+    assert [list(zip(*line.get_data(), strict=True)) for line in (*left.lines, *right.lines)] == [
+        [(0.1, 3.0), (1.0, 1e-12)], [(0.5, 2.0)], [(0.2, 0.3)],
+    ]  # fmt: skip
+
+
 def test_the_scatter_shows_each_sign_and_counts_zeros():
     closed, refit = np.array([1.0, 2.0, -3.0, 4.0, 0.0]), np.array([1.0, 2.0, -3.0, -4.0, 1.0])
     [axes] = plots.closed_vs_refit(closed, refit).axes
@@ -107,6 +124,8 @@ def test_awkward_magnitudes_take_their_power_of_ten_out_of_the_axis(scale, power
         (lambda: plots.histogram_of_gaps([1.0, np.nan]), "1 of them not finite"),
         (lambda: plots.closed_vs_refit([1.0], [1.0, 2.0]), "1 entries and refit 2"),
         (lambda: plots.influential_rows(["a"], [1.0, 2.0]), "1 names for 2 values"),
+        (lambda: plots.gap_curves({"a": {}}), "panel without lines"),
+        (lambda: plots.gap_curves({"a": {"b": [(0.1, np.inf)]}}), "a, b has 1 values, 1 of them not finite"),
     ],
 )
 def test_unusable_arrays_are_refused(draw, message):

@@ -38,6 +38,7 @@ class Fixed:
         pull: the sites there, per unit of weight.
         change: the last change of the means, in standard deviations.
         iterations: passes over the data.
+        rates: how far each step of a variational fit went.
     """
 
     weights: Tensor
@@ -48,6 +49,7 @@ class Fixed:
     pull: Pull
     change: float
     iterations: int
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class Problem:
         return (self.weight * self.likelihood.log_prob(mean, self.y)).sum() - 0.5 * weights.dot(weights)
 
 
-def solve(problem: Problem, start: Tensor | None = None) -> Fixed:
+def solve(problem: Problem, start: Tensor | None = None, rates: tuple[float, ...] = ()) -> Fixed:
     """The fixed point of a problem, from ⟨w⟩ = `start` (zero where None).
+
+    rates: of the same fit outside of torch.func, where it could be seen which steps were too long. Inside, they are taken again.
 
     Raises:
         SolverError: no step leads to a positive definite precision, or the iteration does not settle.
@@ -81,7 +85,7 @@ def solve(problem: Problem, start: Tensor | None = None) -> Fixed:
     if isinstance(problem.likelihood, Gaussian):
         return _linear(problem)
     if inside_transform():
-        return _blind(problem, start)
+        return _replayed(problem, start, rates) if rates else _blind(problem, start)
     return _mode(problem, start) if problem.kind == LAPLACE else _variational(problem, start)
 
 
@@ -156,12 +160,11 @@ def _variational(problem: Problem, start: Tensor | None) -> Fixed:
     mean, variance = problem.marginals(
         torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start, None
     )
-    held, rate, last, change = None, 1.0, float("inf"), float("inf")
+    held, rate, last, change, moved = None, 1.0, float("inf"), float("inf"), torch.zeros_like(mean)
+    rates: list[float] = []
     for iteration in range(MOST):
         sites = pull(problem.likelihood, problem.kind, mean, variance, problem.y)
-        natural = sites._replace(force=sites.force + sites.precision * (mean - problem.prior_mean))
-        if held is not None and rate < 1.0:
-            natural = Pull(*(rate * new + (1.0 - rate) * old for new, old in zip(natural, held, strict=True)))
+        natural = _averaged(problem, sites, mean, held, rate)
         force = natural.force - natural.precision * (mean - problem.prior_mean)
         try:
             weights, precision, lower, right = step(problem, mean, natural._replace(force=force))
@@ -170,18 +173,43 @@ def _variational(problem: Problem, start: Tensor | None) -> Fixed:
                 raise SolverError("the variational fit met a precision that is not positive definite") from None
             rate *= 0.5
             continue
+        rates.append(rate)
         held, before = natural, mean
         mean, variance = problem.marginals(weights, lower)
         change = float(((mean - before).abs() / variance.sqrt().clamp_min(1e-12)).max()) / rate
         if change < TOLERANCE:
             return Fixed(
-                weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iteration + 1
+                weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iteration + 1,
+                tuple(rates),
             )  # fmt: skip
-        rate = max(0.05, 0.5 * rate) if change > 2.0 * last else min(1.0, 1.1 * rate)
-        last = change
+        # A move back along the last one went too far, also where it is a little shorter: full steps can circle for ever.
+        back = float((mean - before).dot(moved)) < -0.3 * float((mean - before).norm() * moved.norm())
+        rate = max(0.05, 0.5 * rate) if change > 2.0 * last else max(0.05, 0.8 * rate) if back else min(1.0, 1.1 * rate)
+        last, moved = change, mean - before
     if change > 1e-6:
         raise SolverError(f"the variational fit did not settle in {MOST} steps (last change {change:.1e} deviations)")
-    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), change, MOST)
+    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), change, MOST, tuple(rates))
+
+
+def _averaged(problem: Problem, sites: Pull, mean: Tensor, held: Pull | None, rate: float) -> Pull:
+    """Natural parameters of the sites at means (n,), `rate` of the way there from those held."""
+    natural = sites._replace(force=sites.force + sites.precision * (mean - problem.prior_mean))
+    if held is None or rate == 1.0:
+        return natural
+    return Pull(*(rate * new + (1.0 - rate) * old for new, old in zip(natural, held, strict=True)))
+
+
+def _replayed(problem: Problem, start: Tensor | None, rates: tuple[float, ...]) -> Fixed:
+    """The steps of a variational fit that settled, and half as many more: derivatives lag behind what they are of."""
+    zero = torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start
+    mean, variance = problem.marginals(zero, None)
+    held = None
+    for rate in rates + rates[-1:] * (len(rates) // 2 + 4):
+        held = _averaged(problem, pull(problem.likelihood, problem.kind, mean, variance, problem.y), mean, held, rate)
+        force = held.force - held.precision * (mean - problem.prior_mean)
+        weights, precision, lower, right = step(problem, mean, held._replace(force=force))
+        mean, variance = problem.marginals(weights, lower)
+    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), 0.0, len(rates), rates)
 
 
 def _blind(problem: Problem, start: Tensor | None) -> Fixed:

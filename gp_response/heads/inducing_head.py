@@ -69,6 +69,7 @@ class InducingHead(nn.Module):
         self.register_parameter("points", None if points is None else nn.Parameter(points.detach().double().clone()))
         self.raw_noise_floor = -float("inf")
         self._jitter_used: float | None = None
+        self._rates_used: tuple[float, ...] = ()
 
     @property
     def noise(self) -> Tensor:
@@ -116,10 +117,10 @@ class InducingHead(nn.Module):
             self.place(data)
             posterior = SitePosterior(
                 self.basis(frozen=True), data, likelihood=frozen_copy(self.likelihood), kind=self.kind,
-                mean=self.prior_mean, beta=self.beta,
+                mean=self.prior_mean, beta=self.beta, rates=self._rates_used,
             )  # fmt: skip
             if not inside_transform():
-                self._jitter_used = posterior.basis.jitter
+                self._jitter_used, self._rates_used = posterior.basis.jitter, posterior.fixed.rates
             return posterior
 
     def basis(self, *, frozen: bool = False) -> Basis:

@@ -43,6 +43,7 @@ class SitePosterior(Posterior):
         solver: of the m x m system; None is `Cholesky()`.
         keep: bytes of features of the training rows that may stay in memory.
         start: (m,) where the iteration begins.
+        rates: see `fixed_point.solve`.
 
     Attributes:
         fixed: what the iteration ended with; `fixed.change` says how well it settled.
@@ -51,6 +52,7 @@ class SitePosterior(Posterior):
     def __init__(
         self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: Any = 0.0,
         beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Tensor | None = None,
+        rates: tuple[float, ...] = (),
     ):  # fmt: skip
         self.basis, self.data, self.law, self.kind = basis, data, likelihood, kind
         self.kernel, self.prior_mean, self.beta, self.whole = basis.kernel, mean, beta, whole
@@ -68,7 +70,7 @@ class SitePosterior(Posterior):
             self.rows, train.y.double(), beta * train.weights.double(), left_out,
             prior_mean_at(mean, train.x.double()), of_rows, kind,
         )  # fmt: skip
-        self.fixed: Fixed = solve(self.problem, start)
+        self.fixed: Fixed = solve(self.problem, start, rates)
         self.system = DenseSystem(self.fixed.precision, floor=_floor(self.fixed, likelihood))
         self.factor: Factor = self.solver.factor(self.system)
         self.weights: Solution = self.factor.solve(self.fixed.right)

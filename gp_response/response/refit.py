@@ -8,7 +8,7 @@ from torch.func import jvp, vmap
 from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
-from gp_response.errors import InputError
+from gp_response.errors import InputError, SolverError
 from gp_response.heads.smooth import smooth_marginals
 from gp_response.posterior import Posterior
 from gp_response.response.observable import Marginals, Observable
@@ -18,6 +18,7 @@ from gp_response.response.result import Susceptibility
 # Forward mode keeps about this many matrices a column alive while it differentiates the factorisation.
 TANGENT_COPIES = 6
 TANGENT_BYTES = 2 * 2**30
+SETTLED = 1e-4  # of the expectations: what is differentiated must be the refit, which cannot be looked at there
 
 
 def refit_response(
@@ -41,13 +42,16 @@ def refit_response(
     Returns:
         a `Susceptibility` of order "refit" or "refit derivative"; `.error` is zero because nothing bounds a refit's
         own rounding, about 1e-16 of the matrix's condition number.
+
+    Raises:
+        SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
     """
     count = len(perturbation.columns(data))
     base = head.condition(data)
-    beta, before = base.beta, None if h is None else expectation(base, observable)
+    beta, before = base.beta, expectation(base, observable)
     del base  # at 12,000 rows it holds 2 GiB
-    if before is None or h is None:
-        matrix, order = _derivative(head, data, observable, perturbation, count), "refit derivative"
+    if h is None:
+        matrix, order = _derivative(head, data, observable, perturbation, count, before), "refit derivative"
     else:
         bar = tqdm(range(count), desc="refits", disable=not progress, leave=False)
         after = [expectation(head.condition(_one(perturbation, data, c, count, h)), observable) for c in bar]
@@ -79,7 +83,9 @@ def _one(perturbation: Perturbation, data: Dataset, column: int, count: int, h: 
     return changed
 
 
-def _derivative(head: Any, data: Dataset, observable: Observable, perturbation: Perturbation, count: int) -> Tensor:
+def _derivative(
+    head: Any, data: Dataset, observable: Observable, perturbation: Perturbation, count: int, before: Tensor
+) -> Tensor:
     def moved(amplitude: Tensor) -> Tensor:
         changed = perturbation.apply(data, amplitude)
         if perturbation.from_zero and not getattr(head, "smooth_at_zero_weight", False):
@@ -91,10 +97,14 @@ def _derivative(head: Any, data: Dataset, observable: Observable, perturbation: 
     chunk = max(1, int(TANGENT_BYTES / (TANGENT_COPIES * n * n * data.train.y.element_size())))
     zero = torch.zeros(count, dtype=data.train.y.dtype, device=data.train.y.device)
     columns = torch.arange(count, device=zero.device)
-    parts = [
-        vmap(lambda v: jvp(moved, (zero,), (v,))[1])((c[:, None] == columns).to(zero)) for c in columns.split(chunk)
-    ]
-    return torch.cat(parts).T
+    found = [vmap(lambda v: jvp(moved, (zero,), (v,)))((c[:, None] == columns).to(zero)) for c in columns.split(chunk)]
+    off = float((found[0][0][0] - before).detach().abs().max())
+    if not off <= SETTLED * (1.0 + float(before.detach().abs().max())):
+        raise SolverError(
+            f"the refit under differentiation ended {off:.1e} from the head's own; the fit does not settle: try finite "
+            "changes (h=1e-3 and h=-1e-3), or other hyperparameters"
+        )
+    return torch.cat([part[1] for part in found]).T
 
 
 __all__ = ["expectation", "refit_response"]
