@@ -61,8 +61,9 @@ class Basis:
         return self._matrix(self.z(x), None if y is None else self.z(y))
 
     def _matrix(self, x: Tensor, y: Tensor | None) -> Tensor:
-        plain = inside_transform() or torch.is_grad_enabled() or y is None or len(self.kernel.batch_shape) > 0
-        return self.kernel.matrix(x, y) if plain else fast_matrix(self.kernel, x, y)
+        if y is None or inside_transform() or torch.is_grad_enabled() or len(self.kernel.batch_shape) > 0:
+            return self.kernel.matrix(x, y)
+        return fast_matrix(self.kernel, x, y)
 
 
 def factor_with_jitter(matrix: Tensor, largest: Tensor, jitter: float | None) -> tuple[float, Tensor]:

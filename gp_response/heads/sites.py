@@ -65,7 +65,8 @@ def pull_by_label(likelihood: Likelihood, kind: str, mean: Tensor, variance: Ten
     """∂g/∂y and ∂h/∂y, (n,); for likelihoods with continuous labels."""
 
     def at(labels: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(pull(likelihood, kind, mean, variance, labels))
+        sites = pull(likelihood, kind, mean, variance, labels)
+        return sites.force, sites.precision
 
     return Pull(*jvp(at, (y,), (torch.ones_like(y),))[1])
 
