@@ -135,7 +135,7 @@ def _mode(problem: Problem, start: Tensor | None) -> Fixed:
             size *= 0.5
         weights, mean, best = weights + size * (new - weights), mean + size * moved, value
         # In units of the prior, whose features have length of order one.
-        change = float(size * moved.abs().max() / mean.std().clamp_min(1e-3))
+        change = float(size * moved.abs().max() / mean.std(correction=0).clamp_min(1e-3))
         if not safe and change < TOLERANCE**0.5:
             return _settled(problem, weights, mean, iteration)
         safe = safe and change > 1e-3  # near enough for Newton

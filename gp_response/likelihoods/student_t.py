@@ -57,7 +57,7 @@ class StudentT(Likelihood):
         return (self.degrees + 1.0) / (self.degrees * self.scale.to(f) + (y - f) ** 2)  # that of the Gaussian mixture
 
     def __repr__(self) -> str:
-        return f"StudentT(scale={float(self.scale):.4g}, degrees={self.degrees:g})"
+        return f"StudentT(scale={float(self.scale.detach()):.4g}, degrees={self.degrees!r})"
 
 
 __all__ = ["StudentT"]

@@ -78,9 +78,8 @@ def _series(
     seen: Certified,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`-Cov(O, V)` for every point and site, and what cutting the series leaves."""
-    where = posterior.fixed if ground.probe is None else None
-    if where is not None:
-        mean, variance = where.mean[energy.at], where.variance[energy.at]
+    if ground.probe is None:
+        mean, variance = posterior.fixed.mean[energy.at], posterior.fixed.variance[energy.at]
     else:
         mean, variance = ground.probe.mean.value[energy.at], ground.probe.variance.value[energy.at]
     points, _ = nodes(mean)
