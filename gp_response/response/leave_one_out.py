@@ -51,8 +51,8 @@ def leave_one_out(
     """The prediction of every training row from all the others, at fixed hyperparameters.
 
     With `r` the residuals, `D_i = σ_i²/(β ρ_i)` and `l_i = 1 - S_ii/D_i` one minus the leverage: `y_i - mean_i = r_i/l_i`,
-    and the predictive variance is `D_i/l_i`, plus what a sparse head leaves out. By Cholesky l is exact, at the price of one more factorisation. Beyond, it
-    is enclosed between rigorous bounds, and estimated inside them.
+    and the predictive variance is `D_i/l_i`, plus what a sparse head leaves out. By Cholesky l is exact, at the price of one
+    more factorisation. Beyond, it is enclosed between rigorous bounds, and estimated inside them.
 
     Args:
         probes, seed: random right-hand sides of the estimate; 0 for none. Not used by Cholesky.
