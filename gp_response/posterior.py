@@ -61,7 +61,11 @@ class Probe(ABC):
 
     @abstractmethod
     def to(self, other: Any) -> Certified:
-        """Covariance with another probe's points, (p, q)."""
+        """Covariance of what responds with another probe's points, (p, q)."""
+
+    def predictive_to(self, other: Any) -> Certified:
+        """The same with what an approximate head leaves out, whose diagonal is `variance`."""
+        return self.to(other)
 
 
 class Posterior(ABC):

@@ -3,6 +3,7 @@
 `φ(x)ᵀφ(y)` is the Nyström approximation Q of k, and `k - Q`, what is left out, is the field's covariance given its values at Z.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -45,6 +46,12 @@ class Basis:
     def at(self, x: Tensor) -> Tensor:
         """φ(x) for x (p, d), (m, p)."""
         return torch.linalg.solve_triangular(self.lower, self._matrix(self.points, self.z(x)), upper=False)
+
+    def without_factor(self) -> "Basis":
+        """The same for `z` and `prior` alone, without the matrix it holds."""
+        light = copy.copy(self)
+        light.lower = self.lower[:0, :0]
+        return light
 
     def z(self, x: Tensor) -> Tensor:
         """x (p, d) in z-space, in float64."""

@@ -19,6 +19,7 @@ from gp_response.heads.fixed_point import Fixed, Problem, solve
 from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.rows import BLOCK, Rows
 from gp_response.heads.sites import LAPLACE, Coupling, Pull, coupling, pull, pull_by_label
+from gp_response.heads.start import Start
 from gp_response.heads.trace import Trace
 from gp_response.likelihoods import Gaussian, Likelihood, RowGaussian
 from gp_response.linalg.system import DenseSystem
@@ -42,7 +43,7 @@ class SitePosterior(Posterior):
         whole: what the features leave out belongs to the field that responds (each training row is an inducing point).
         solver: of the m x m system; None is `Cholesky()`.
         keep: bytes of features of the training rows that may stay in memory.
-        start: (m,) where the iteration begins.
+        start: where the iteration begins inside torch.func.
 
     Attributes:
         fixed: what the iteration ended with; `fixed.change` says how well it settled.
@@ -50,7 +51,7 @@ class SitePosterior(Posterior):
 
     def __init__(
         self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: Any = 0.0,
-        beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Tensor | None = None,
+        beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Start | None = None,
     ):  # fmt: skip
         self.basis, self.data, self.law, self.kind = basis, data, likelihood, kind
         self.kernel, self.prior_mean, self.beta, self.whole = basis.kernel, mean, beta, whole
@@ -84,10 +85,8 @@ class SitePosterior(Posterior):
         return self._like(self.basis.prior(self.points(x), self.points(y)))
 
     def predictive_cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = self.points(x), None if y is None else self.points(y)
-        left, right = self.probe(x), None if y is None else self.probe(y)
-        both = left.to(left if right is None else right).value
-        return self._like(both if self.whole else both + left.left_out_with(right or left))
+        left = self.probe(self.points(x))
+        return self._like(left.predictive_to(left if y is None else self.probe(self.points(y))).value)
 
     def left_out(self, x: Tensor) -> Tensor:
         x = self.points(x)
@@ -265,6 +264,14 @@ class SiteProbe(Probe):
             rest = self.left_out_with(other)
             value, error = value + rest, error + 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).max()
         return Certified(value, error + 8.0 * EPS * self.length[:, None] * other.length)
+
+    def predictive_to(self, other: "SiteProbe") -> Certified:
+        value, error = self.to(other)
+        if self.posterior.whole:
+            return Certified(value, error)
+        off = 2.0 * self.posterior.basis.off * self.length[:, None] * other.length
+        rounding = 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).abs().max()
+        return Certified(value + self.left_out_with(other), error + off + rounding)
 
     def left_out_with(self, other: "SiteProbe") -> Tensor:
         """`k - Q` between the points of two probes, (p, q)."""
