@@ -50,13 +50,22 @@ class Probe(ABC):
     variance: Certified
     converged: Tensor
 
+    @property
+    def responding(self) -> Certified:
+        """The part of the variance that responds to data, `S_aa`, (p,): all of it for a head that leaves nothing out."""
+        return self.variance
+
     @abstractmethod
     def to_train(self, rows: Tensor | None = None) -> Certified:
         """Covariance with the training rows asked for (all when None), (p, k)."""
 
     @abstractmethod
     def to(self, other: Any) -> Certified:
-        """Covariance with another probe's points, (p, q)."""
+        """Covariance of what responds with another probe's points, (p, q)."""
+
+    def predictive_to(self, other: Any) -> Certified:
+        """The same with what an approximate head leaves out, whose diagonal is `variance`."""
+        return self.to(other)
 
 
 class Posterior(ABC):
@@ -64,7 +73,8 @@ class Posterior(ABC):
 
     Attributes:
         data: the `Dataset` conditioned on.
-        noise: observation noise variance σ², 0-dim, float64: what a new row would have. See `row_noise`.
+        noise: observation noise variance σ², 0-dim, float64: what a new row would have. See `row_noise`. NaN where the
+            likelihood is not Gaussian; observations are then predicted by `likelihood.predictive(mean, variance)`.
         beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
         solver: the solver that was used, with its tolerances.
         head: what conditions such a posterior again, where it came from a model trained elsewhere; else None.
@@ -80,7 +90,16 @@ class Posterior(ABC):
 
     @property
     def row_noise(self) -> Tensor:
-        """Variances of the training observations, (n,): known noise plus σ². 0-dim, σ², where the data know of none."""
+        """Variances of the training observations, (n,): known noise plus σ². 0-dim, σ², where the data know of none.
+
+        Raises:
+            InputError: the likelihood is not Gaussian.
+        """
+        if not self.conjugate:
+            raise InputError(
+                f"observations under {self.likelihood!r} have no noise variance; use "
+                "posterior.likelihood.predictive(mean, variance)"
+            )
         return row_noise(self.data, self.noise)
 
     @abstractmethod
@@ -118,7 +137,19 @@ class Posterior(ABC):
 
     def left_out(self, x: Tensor) -> Tensor:
         """Variance at x (n, d) that an approximation adds to predictions and that never responds to data, (n,)."""
-        return torch.zeros_like(self.variance(x))
+        x = self.points(x)
+        return x.new_zeros(len(x))
+
+    @property
+    def rows_left_out(self) -> Certified:
+        """`left_out` of the training rows in float64, (n,)."""
+        zero = torch.zeros(len(self.data.train), dtype=torch.float64, device=self.data.train.x.device)
+        return Certified(zero, zero)
+
+    @property
+    def parts(self) -> list[Any]:
+        """What determines the field beside the data and the solver, for the fingerprint of stored results."""
+        return [self.noise, self.beta, getattr(self, "prior_mean", None), getattr(self, "kernel", None)]
 
     @property
     def likelihood(self) -> Any:

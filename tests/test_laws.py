@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gp_response as gr
-from gp_response import response
+from gp_response import heads, response
 from gp_response.testing import (
     check_head,
     check_observable,
@@ -25,6 +25,7 @@ OBSERVABLES = {
     "Loss": [gr.loss(X, Y)],
     "Variance": [gr.variance(X)],
     "Contrast": [gr.contrast(X, X.flip(0) + 0.1)],
+    "Pointwise": [gr.pointwise(X, torch.sigmoid)],
     "Average": [gr.average(X), gr.average(X, torch.linspace(-1.0, 2.0, len(X)))],
 }
 PERTURBATIONS = {
@@ -79,6 +80,51 @@ def test_closed_forms_are_derivatives_of_refits_and_finite_answers_are_refits(pe
 def test_solvers_claim_the_residuals_they_have(dtype):
     check_solver(gr.Cholesky(), dtype=dtype)
     check_solver(gr.Cholesky(refine=0), dtype=dtype)
+
+
+def kernel() -> gr.Kernel:
+    return gr.Matern52(lengthscale=[1.5] * 3, outputscale=1.3)
+
+
+HEADS = {
+    "Exact": [
+        lambda: gr.Exact(kernel(), noise=0.2, mean=0.1, beta=1.2),
+        lambda: gr.Exact(kernel(), likelihood=gr.Bernoulli(), mean=0.1, beta=1.2),
+        lambda: gr.Exact(kernel(), likelihood=gr.Poisson()),
+        lambda: gr.Exact(kernel(), likelihood=gr.StudentT(0.05, 3.0)),
+    ],
+    "SGPR": [
+        lambda: gr.SGPR(kernel(), 12, noise=0.2, mean=0.1, beta=1.2),
+        lambda: gr.SGPR(gr.Matern52(ard=2).on(gr.MLP(3, [8, 2])), 12, noise=0.05),
+        lambda: gr.SGPR(gr.RBF(lengthscale=1.4) + gr.Linear(), 9, placement="kmeans"),
+    ],
+    "SVGP": [
+        lambda: gr.SVGP(kernel(), 12, gr.Gaussian(0.3), beta=0.8),
+        *(
+            lambda likelihood=likelihood, kind=kind: gr.SVGP(
+                kernel(), 12, likelihood, mean=0.1, beta=1.2, approximation=kind
+            )
+            for likelihood in (gr.Bernoulli(), gr.Poisson(), gr.StudentT(0.05, 3.0))
+            for kind in ("laplace", "variational")
+        ),
+    ],
+}
+
+
+def test_the_tables_hold_every_exported_head():
+    exported = {
+        name
+        for name in heads.__all__
+        if isinstance(cls := getattr(heads, name), type) and issubclass(cls, torch.nn.Module)
+    }
+    assert exported == set(HEADS)
+
+
+@pytest.mark.parametrize(
+    "make", [make for all_of in HEADS.values() for make in all_of], ids=lambda make: repr(make().likelihood)
+)
+def test_heads_are_dense_gps_of_what_responds_with_the_rest_left_out(make):
+    check_head(make())
 
 
 @pytest.mark.parametrize(
@@ -167,3 +213,35 @@ def test_a_broken_head_is_caught():
 
     with pytest.raises(AssertionError, match="mean = dense GP mean"):
         check_head(Forgetful(gr.RBF(), noise=0.1))
+
+
+class Everything(gr.SGPR):
+    """Lets what the inducing points leave out respond."""
+
+    def condition(self, data):
+        posterior = super().condition(data)
+        posterior.whole = True
+        return posterior
+
+
+class Unfinished(gr.SVGP):
+    """Stops before the optimum."""
+
+    def condition(self, data):
+        posterior = super().condition(data)
+        posterior.weights = replace(posterior.weights, value=posterior.weights.value * (1.0 + 1e-6))
+        return posterior
+
+
+def test_broken_sparse_heads_are_caught():
+    with pytest.raises(AssertionError, match="cov = dense GP covariance"):
+        check_head(Everything(kernel(), 12, noise=0.1))
+    for approximation in ("laplace", "variational"):
+        with pytest.raises(AssertionError, match="mean = dense GP mean"):
+            check_head(Unfinished(kernel(), 12, gr.Bernoulli(), approximation=approximation))
+
+
+def test_a_finite_answer_that_is_not_exact_is_refused():
+    head = gr.SVGP(kernel(), 10, gr.Bernoulli())
+    gaps = check_perturbation(gr.reweight([3, 5]), head=head)
+    assert set(gaps) == {f"derivative of {of}" for of in ("value", "loss", "variance")}

@@ -3,6 +3,7 @@
 `φ(x)ᵀφ(y)` is the Nyström approximation Q of k, and `k - Q`, what is left out, is the field's covariance given its values at Z.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ class Basis:
         """φ(x) for x (p, d), (m, p)."""
         return torch.linalg.solve_triangular(self.lower, self._matrix(self.points, self.z(x)), upper=False)
 
+    def without_factor(self) -> "Basis":
+        """The same for `z` and `prior` alone, without the matrix it holds."""
+        light = copy.copy(self)
+        light.lower = self.lower[:0, :0]
+        return light
+
     def z(self, x: Tensor) -> Tensor:
         """x (p, d) in z-space, in float64."""
         if self.features is None:
@@ -61,8 +68,9 @@ class Basis:
         return self._matrix(self.z(x), None if y is None else self.z(y))
 
     def _matrix(self, x: Tensor, y: Tensor | None) -> Tensor:
-        plain = inside_transform() or torch.is_grad_enabled() or y is None or len(self.kernel.batch_shape) > 0
-        return self.kernel.matrix(x, y) if plain else fast_matrix(self.kernel, x, y)
+        if y is None or inside_transform() or torch.is_grad_enabled() or len(self.kernel.batch_shape) > 0:
+            return self.kernel.matrix(x, y)
+        return fast_matrix(self.kernel, x, y)
 
 
 def factor_with_jitter(matrix: Tensor, largest: Tensor, jitter: float | None) -> tuple[float, Tensor]:

@@ -95,7 +95,9 @@ class ClassPosterior(Posterior):
         like, width = self.data.train.x, self.data.dim + 1
         x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
         if x.ndim != 2 or x.shape[1] != width:
-            raise InputError(f"points of shape {tuple(x.shape)}; expected (n, {width}): {width - 1} columns and the class")
+            raise InputError(
+                f"points of shape {tuple(x.shape)}; expected (n, {width}): {width - 1} columns and the class"
+            )
         c = x[:, -1]
         if not inside_transform() and not bool(((c == c.round()) & (c >= 0) & (c < self.classes)).all()):
             raise InputError(f"points whose last column is no class; expected 0 to {self.classes - 1}")

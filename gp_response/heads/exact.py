@@ -13,6 +13,7 @@ from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.latent import laplace_log_evidence, latent_posterior
 from gp_response.heads.prior_mean import as_prior_mean, prior_mean_at
 from gp_response.heads.site_posterior import SitePosterior
+from gp_response.heads.start import Start
 from gp_response.heads.training import Training, train
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Foreign, Kernel
@@ -78,7 +79,9 @@ class Exact(nn.Module):
         self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start), requires_grad=float(noise) > 0.0)
         self.raw_noise_floor = -float("inf")
         self.likelihood = likelihood
-        self.latent_jitter: float | None = None  # that the last Laplace approximation needed
+        # What the last Laplace approximation needed, and where it ended.
+        self.latent_jitter: float | None = None
+        self.latent_start: Start | None = None
         if likelihood is not None:
             self.raw_noise.requires_grad_(False)
         self.smooth_at_zero_weight = likelihood is not None

@@ -6,10 +6,11 @@ With `f = m₀ + Φᵀw`, w ~ N(0, 1) before the data, and sites of force g and 
 
 g and h at the marginals that ⟨w⟩ and Σ give. For a Gaussian likelihood that is one linear system; else it is solved by
 `⟨w⟩ ← Σ⁻¹ Φ βρ (g + h (μ - m₀))`: Newton's method for the mode, and the conjugate-computation form of natural gradients
-(Khan & Lin 2017) with steps of one for the variational Gaussian.
+(Khan & Lin 2017) for the variational Gaussian, with steps of one where these contract.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,17 @@ from torch import Tensor
 from gp_response.errors import SolverError
 from gp_response.heads.rows import Rows
 from gp_response.heads.sites import LAPLACE, Pull, pull
+from gp_response.heads.start import Start
 from gp_response.likelihoods import Gaussian, Likelihood
 from gp_response.linalg.transforms import inside_transform
 
 TOLERANCE = 1e-12  # of the last change of the means, in units of their standard deviations
-MOST = 200
+STALLED = 1e-9  # rounding may end the iteration from here on
+MOST = 400
 BLIND = {LAPLACE: 24}  # iterations where nothing can be looked at, under torch.func
 BLIND_OTHER = 60
+BLIND_NEAR = 6  # from a mode nearby, since Newton's method squares the distance
+FAR = 0.01  # deviations moved, below which the bound holds still to rounding
 SAFE_STEPS = 400
 
 
@@ -38,7 +43,7 @@ class Fixed:
         pull: the sites there, per unit of weight.
         change: the last change of the means, in standard deviations.
         iterations: passes over the data.
-        rates: how far each step of a variational fit went.
+        rate: of the last natural-gradient step.
     """
 
     weights: Tensor
@@ -49,7 +54,7 @@ class Fixed:
     pull: Pull
     change: float
     iterations: int
-    rates: tuple[float, ...] = ()
+    rate: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,15 @@ class Problem:
         """What the mode maximises: `Σ βρ log p(y | f) - ½‖w‖²`."""
         return (self.weight * self.likelihood.log_prob(mean, self.y)).sum() - 0.5 * weights.dot(weights)
 
+    def bound(self, weights: Tensor, lower: Tensor, mean: Tensor, variance: Tensor) -> float:
+        """What the variational Gaussian maximises, `Σ βρ E log p(y | f) - KL`, from a factor of Σ and its marginals."""
+        inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
+        divergence = inverse.square().sum() + weights.dot(weights) - len(lower) + 2.0 * lower.diagonal().log().sum()
+        return -float((self.weight * self.likelihood.expected_loss(mean, variance, self.y)).sum() + 0.5 * divergence)
 
-def solve(problem: Problem, start: Tensor | None = None, rates: tuple[float, ...] = ()) -> Fixed:
-    """The fixed point of a problem, from ⟨w⟩ = `start` (zero where None).
 
-    rates: of the same fit outside of torch.func, where it could be seen which steps were too long. Inside, they are taken again.
+def solve(problem: Problem, start: Start | None = None) -> Fixed:
+    """The fixed point of a problem. `start` is where the iteration begins inside torch.func, where nothing can guard it.
 
     Raises:
         SolverError: no step leads to a positive definite precision, or the iteration does not settle.
@@ -85,11 +94,11 @@ def solve(problem: Problem, start: Tensor | None = None, rates: tuple[float, ...
     if isinstance(problem.likelihood, Gaussian):
         return _linear(problem)
     if inside_transform():
-        return _replayed(problem, start, rates) if rates else _blind(problem, start)
-    return _mode(problem, start) if problem.kind == LAPLACE else _variational(problem, start)
+        return _blind(problem, start)
+    return _mode(problem) if problem.kind == LAPLACE else _variational(problem)
 
 
-def step(problem: Problem, mean: Tensor, sites: Pull) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def step(problem: Problem, mean: Tensor, sites: "Pull | Natural") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """New ⟨w⟩, Σ, its lower factor and the right-hand side, from sites at means (n,)."""
     precision = problem.rows.weighted(problem.weight * sites.precision)
     precision = precision + torch.eye(len(precision), dtype=precision.dtype, device=precision.device)
@@ -117,9 +126,9 @@ def _linear(problem: Problem) -> Fixed:
     return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), 0.0, 1)
 
 
-def _mode(problem: Problem, start: Tensor | None) -> Fixed:
+def _mode(problem: Problem) -> Fixed:
     """Newton with step halving; where Newton's curvature is of no use, the likelihood's safe one."""
-    weights = torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start
+    weights = torch.zeros(len(problem.rows.basis)).to(problem.y)
     mean = problem.prior_mean + problem.rows.spread(weights)
     best, safe, change = problem.objective(weights, mean), not problem.likelihood.concave, float("inf")
     for iteration in range(SAFE_STEPS + MOST):
@@ -139,7 +148,7 @@ def _mode(problem: Problem, start: Tensor | None) -> Fixed:
             size *= 0.5
         weights, mean, best = weights + size * (new - weights), mean + size * moved, value
         # In units of the prior, whose features have length of order one.
-        change = float(size * moved.abs().max() / mean.std().clamp_min(1e-3))
+        change = float(size * moved.abs().max() / mean.std(correction=0).clamp_min(1e-3))
         if not safe and change < TOLERANCE**0.5:
             return _settled(problem, weights, mean, iteration)
         safe = safe and change > 1e-3  # near enough for Newton
@@ -156,74 +165,93 @@ def _settled(problem: Problem, weights: Tensor, mean: Tensor, iterations: int) -
     return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iterations + 2)
 
 
-def _variational(problem: Problem, start: Tensor | None) -> Fixed:
-    mean, variance = problem.marginals(
-        torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start, None
-    )
-    held, rate, last, change, moved = None, 1.0, float("inf"), float("inf"), torch.zeros_like(mean)
-    rates: list[float] = []
-    for iteration in range(MOST):
-        sites = pull(problem.likelihood, problem.kind, mean, variance, problem.y)
-        natural = _averaged(problem, sites, mean, held, rate)
-        force = natural.force - natural.precision * (mean - problem.prior_mean)
+def _variational(problem: Problem) -> Fixed:
+    """Natural-gradient steps from the mode, as long as they do not lower the bound and go on contracting."""
+    mean, variance, held, bound = _from_the_mode(problem)
+    rate, last, change, least, stalled = 1.0, float("inf"), float("inf"), float("inf"), 0
+    for iterations in range(1, MOST + 1):  # noqa: B007
+        blended = _natural(problem, mean, variance).blend(held, rate)
         try:
-            weights, precision, lower, right = step(problem, mean, natural._replace(force=force))
+            weights, precision, lower, right = step(problem, problem.prior_mean, blended)
         except _NotDefinite:
-            if rate < 1e-3 or held is None:
-                raise SolverError("the variational fit met a precision that is not positive definite") from None
-            rate *= 0.5
+            rate = _halved(rate)
             continue
-        rates.append(rate)
-        held, before = natural, mean
-        mean, variance = problem.marginals(weights, lower)
-        change = float(((mean - before).abs() / variance.sqrt().clamp_min(1e-12)).max()) / rate
-        if change < TOLERANCE:
-            return Fixed(
-                weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iteration + 1,
-                tuple(rates),
-            )  # fmt: skip
-        # A move back along the last one went too far, also where it is a little shorter: full steps can circle for ever.
-        back = float((mean - before).dot(moved)) < -0.3 * float((mean - before).norm() * moved.norm())
-        rate = max(0.05, 0.5 * rate) if change > 2.0 * last else max(0.05, 0.8 * rate) if back else min(1.0, 1.1 * rate)
-        last, moved = change, mean - before
+        moved, spread = problem.marginals(weights, lower)
+        size = float(((moved - mean).abs() / spread.sqrt().clamp_min(1e-12)).max())
+        reached = problem.bound(weights, lower, moved, spread)
+        # Near the end the bound holds still to rounding, and only the contraction tells.
+        if size > FAR and not reached >= bound - 1e-9 * (1.0 + abs(bound)):
+            rate = _halved(rate)
+            continue
+        mean, variance, held, bound, change = moved, spread, blended, reached, size / rate
+        stalled = stalled + 1 if change > 0.5 * least else 0
+        least = min(least, change)
+        if change < TOLERANCE or (change < STALLED and stalled > 20):
+            break
+        rate = max(0.05, 0.6 * rate) if change > last else min(1.0, 1.1 * rate)
+        last = change
     if change > 1e-6:
         raise SolverError(f"the variational fit did not settle in {MOST} steps (last change {change:.1e} deviations)")
-    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), change, MOST, tuple(rates))
+    return Fixed(
+        weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iterations, rate
+    )  # fmt: skip
 
 
-def _averaged(problem: Problem, sites: Pull, mean: Tensor, held: Pull | None, rate: float) -> Pull:
-    """Natural parameters of the sites at means (n,), `rate` of the way there from those held."""
-    natural = sites._replace(force=sites.force + sites.precision * (mean - problem.prior_mean))
-    if held is None or rate == 1.0:
-        return natural
-    return Pull(*(rate * new + (1.0 - rate) * old for new, old in zip(natural, held, strict=True)))
+def _from_the_mode(problem: Problem) -> tuple[Tensor, Tensor, "Natural", float]:
+    """Marginals, sites and bound of Laplace's approximation; of the prior where there is none."""
+    try:
+        found = _mode(replace(problem, kind=LAPLACE))
+        sites = _natural(replace(problem, kind=LAPLACE), found.mean, found.variance)
+        lower = torch.linalg.cholesky(found.precision)
+        return found.mean, found.variance, sites, problem.bound(found.weights, lower, found.mean, found.variance)
+    except SolverError:
+        nothing = torch.zeros_like(problem.y)
+        mean, variance = problem.marginals(torch.zeros(len(problem.rows.basis)).to(problem.y), None)
+        return mean, variance, Natural(nothing, nothing), -float("inf")
 
 
-def _replayed(problem: Problem, start: Tensor | None, rates: tuple[float, ...]) -> Fixed:
-    """The steps of a variational fit that settled, and half as many more: derivatives lag behind what they are of."""
-    zero = torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start
-    mean, variance = problem.marginals(zero, None)
-    held = None
-    for rate in rates + rates[-1:] * (len(rates) // 2 + 4):
-        held = _averaged(problem, pull(problem.likelihood, problem.kind, mean, variance, problem.y), mean, held, rate)
-        force = held.force - held.precision * (mean - problem.prior_mean)
-        weights, precision, lower, right = step(problem, mean, held._replace(force=force))
-        mean, variance = problem.marginals(weights, lower)
-    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), 0.0, len(rates), rates)
+def _halved(rate: float) -> float:
+    if rate < 1e-4:
+        raise SolverError(
+            "the variational fit finds no step that raises the bound; take a wider likelihood or 'laplace'"
+        )
+    return 0.5 * rate
 
 
-def _blind(problem: Problem, start: Tensor | None) -> Fixed:
+class Natural(NamedTuple):
+    """Sites as natural parameters: force less that of the quadratic around the prior mean, and precision, (n,)."""
+
+    force: Tensor
+    precision: Tensor
+
+    def blend(self, held: "Natural", rate: float) -> "Natural":
+        return Natural(*(rate * new + (1.0 - rate) * old for new, old in zip(self, held, strict=True)))
+
+
+def _natural(problem: Problem, mean: Tensor, variance: Tensor) -> Natural:
+    sites = _pull(problem, mean, variance)
+    return Natural(sites.force + sites.precision * (mean - problem.prior_mean), sites.precision)
+
+
+def _blind(problem: Problem, start: Start | None) -> Fixed:
     """A fixed number of steps, so that derivatives pass: they converge as the iteration does."""
-    count = BLIND.get(problem.kind, BLIND_OTHER)
-    zero = torch.zeros(len(problem.rows.basis)).to(problem.y) if start is None else start
-    mean, variance = problem.marginals(zero, None)
-    for k in range(count + (0 if problem.likelihood.concave else 4 * count)):
-        sites = pull(problem.likelihood, problem.kind, mean, variance, problem.y)
-        if not problem.likelihood.concave and k < 4 * count:
+    count, safe, rate = BLIND.get(problem.kind, BLIND_OTHER), 0, 1.0
+    if start is None:
+        mean, variance = problem.marginals(torch.zeros(len(problem.rows.basis)).to(problem.y), None)
+        safe = 0 if problem.likelihood.concave else 4 * count
+    else:
+        (mean, variance), rate = start.marginals(problem.rows.x), start.rate
+        count = BLIND_NEAR if problem.kind == LAPLACE else int(count / rate)
+    held = _natural(problem, mean, variance)
+    for k in range(count + safe):
+        sites = _pull(problem, mean, variance)
+        if k < safe:
             sites = sites._replace(precision=problem.likelihood.safe_curvature(mean, problem.y))
-        weights, precision, lower, right = step(problem, mean, sites)
+        now = Natural(sites.force + sites.precision * (mean - problem.prior_mean), sites.precision)
+        held = now if k < safe else now.blend(held, rate)
+        weights, precision, lower, right = step(problem, problem.prior_mean, held)
         mean, variance = problem.marginals(weights, lower)
-    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), 0.0, count)
+    return Fixed(weights, precision, right, mean, variance, _pull(problem, mean, variance), 0.0, count, rate)
 
 
 def _pull(problem: Problem, mean: Tensor, variance: Tensor) -> Pull:

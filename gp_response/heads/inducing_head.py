@@ -16,6 +16,7 @@ from gp_response.heads.inducing import choose_inducing, split_features
 from gp_response.heads.prior_mean import as_prior_mean
 from gp_response.heads.site_posterior import SitePosterior
 from gp_response.heads.sites import VARIATIONAL
+from gp_response.heads.start import Start
 from gp_response.kernels import Foreign, Kernel
 from gp_response.kernels.casting import call_in_dtype_of
 from gp_response.likelihoods import Gaussian, Likelihood
@@ -69,7 +70,7 @@ class InducingHead(nn.Module):
         self.register_parameter("points", None if points is None else nn.Parameter(points.detach().double().clone()))
         self.raw_noise_floor = -float("inf")
         self._jitter_used: float | None = None
-        self._rates_used: tuple[float, ...] = ()
+        self._start: Start | None = None
 
     @property
     def noise(self) -> Tensor:
@@ -117,10 +118,11 @@ class InducingHead(nn.Module):
             self.place(data)
             posterior = SitePosterior(
                 self.basis(frozen=True), data, likelihood=frozen_copy(self.likelihood), kind=self.kind,
-                mean=self.prior_mean, beta=self.beta, rates=self._rates_used,
+                mean=self.prior_mean, beta=self.beta, start=self._start if inside_transform() else None,
             )  # fmt: skip
             if not inside_transform():
-                self._jitter_used, self._rates_used = posterior.basis.jitter, posterior.fixed.rates
+                self._jitter_used = posterior.basis.jitter
+                self._start = None if posterior.conjugate else Start(posterior)
             return posterior
 
     def basis(self, *, frozen: bool = False) -> Basis:

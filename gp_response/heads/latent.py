@@ -18,6 +18,7 @@ from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.rows import Rows
 from gp_response.heads.site_posterior import SitePosterior
 from gp_response.heads.sites import LAPLACE, pull
+from gp_response.heads.start import Start
 from gp_response.linalg.memory import free_bytes
 from gp_response.linalg.transforms import inside_transform
 
@@ -35,7 +36,7 @@ def latent_posterior(head: Any, data: Dataset) -> SitePosterior:
         _refuse_what_does_not_fit(data)
         with torch.no_grad():
             posterior = _posterior(head, data)
-        head.latent_jitter = posterior.basis.jitter
+        head.latent_jitter, head.latent_start = posterior.basis.jitter, Start(posterior)
         return posterior
     return _posterior(head, data)
 
@@ -45,7 +46,7 @@ def _posterior(head: Any, data: Dataset) -> SitePosterior:
     basis = Basis(frozen_copy(head.kernel), None, data.train.x.double(), jitter)
     return SitePosterior(
         basis, data, likelihood=frozen_copy(head.likelihood), kind=LAPLACE, mean=head.prior_mean, beta=head.beta,
-        whole=True, keep=2**62,
+        whole=True, keep=2**62, start=head.latent_start if inside_transform() else None,
     )  # fmt: skip
 
 

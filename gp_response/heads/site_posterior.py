@@ -17,8 +17,9 @@ from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
 from gp_response.heads.fixed_point import Fixed, Problem, solve
 from gp_response.heads.prior_mean import prior_mean_at
-from gp_response.heads.rows import Rows
+from gp_response.heads.rows import BLOCK, Rows
 from gp_response.heads.sites import LAPLACE, Coupling, Pull, coupling, pull, pull_by_label
+from gp_response.heads.start import Start
 from gp_response.heads.trace import Trace
 from gp_response.likelihoods import Gaussian, Likelihood, RowGaussian
 from gp_response.linalg.system import DenseSystem
@@ -42,8 +43,7 @@ class SitePosterior(Posterior):
         whole: what the features leave out belongs to the field that responds (each training row is an inducing point).
         solver: of the m x m system; None is `Cholesky()`.
         keep: bytes of features of the training rows that may stay in memory.
-        start: (m,) where the iteration begins.
-        rates: see `fixed_point.solve`.
+        start: where the iteration begins inside torch.func.
 
     Attributes:
         fixed: what the iteration ended with; `fixed.change` says how well it settled.
@@ -51,13 +51,15 @@ class SitePosterior(Posterior):
 
     def __init__(
         self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: Any = 0.0,
-        beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Tensor | None = None,
-        rates: tuple[float, ...] = (),
+        beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Start | None = None,
     ):  # fmt: skip
         self.basis, self.data, self.law, self.kind = basis, data, likelihood, kind
         self.kernel, self.prior_mean, self.beta, self.whole = basis.kernel, mean, beta, whole
         self.solver = solver or Cholesky()
         train = data.train
+        # Observations under other likelihoods have no one variance.
+        noise = likelihood.noise.detach() if isinstance(likelihood, Gaussian) else torch.tensor(float("nan")).double()
+        self.noise = noise.to(train.x.device)
         if not inside_transform():
             likelihood.check(train.y)
         self.rows = Rows(basis, train.x.double(), keep=keep)
@@ -76,13 +78,6 @@ class SitePosterior(Posterior):
         self.weights: Solution = self.factor.solve(self.fixed.right)
         self.trace: Trace | None = None
 
-    @property
-    def noise(self) -> Tensor:
-        """σ² of a Gaussian likelihood; NaN for others, whose observations have no one variance."""
-        if isinstance(self.law, Gaussian):
-            return self.law.noise.detach().to(self.data.train.x.device)
-        return torch.full((), float("nan"), dtype=torch.float64, device=self.data.train.x.device)
-
     def probe(self, x: Tensor) -> "SiteProbe":
         return SiteProbe(self, self.points(x))
 
@@ -90,14 +85,27 @@ class SitePosterior(Posterior):
         return self._like(self.basis.prior(self.points(x), self.points(y)))
 
     def predictive_cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = self.points(x), None if y is None else self.points(y)
-        left, right = self.probe(x), None if y is None else self.probe(y)
-        both = left.to(left if right is None else right).value
-        return self._like(both if self.whole else both + left.left_out_with(right or left))
+        left = self.probe(self.points(x))
+        return self._like(left.predictive_to(left if y is None else self.probe(self.points(y))).value)
 
     def left_out(self, x: Tensor) -> Tensor:
-        probe = self.probe(self.points(x))
-        return self._like(torch.zeros_like(probe.left_out) if self.whole else probe.left_out)
+        x = self.points(x)
+        if self.whole:
+            return x.new_zeros(len(x))
+        parts = [self.basis.diagonal(some) - self.basis.at(some).square().sum(dim=0) for some in x.split(BLOCK)]
+        return self._like(torch.cat(parts).clamp_min(0.0))
+
+    @property
+    def rows_left_out(self) -> Certified:
+        if self.whole:
+            return super().rows_left_out
+        off = 2.0 * self.basis.off * self.rows.norms()
+        return Certified(self.problem.left_out, off + 8.0 * EPS * self.basis.diagonal(self.problem.rows.x))
+
+    @property
+    def parts(self) -> list[Any]:
+        basis = self.basis
+        return [*super().parts, basis.features, basis.points, basis.jitter, self.law, self.kind, self.whole]
 
     @property
     def residuals(self) -> Certified:
@@ -203,6 +211,7 @@ class SitePosterior(Posterior):
         """The sites that labels y at new points x (k, d) would be, and the means there (k,)."""
         probe = self.probe(self.points(x))
         mean = probe.mean.value
+        self.law.check(y)
         return pull(self.law, self.kind, mean, probe.variance.value, y.to(mean)), mean
 
 
@@ -222,6 +231,10 @@ class SiteProbe(Probe):
         self.mean = self._mean()
         off = 8.0 * EPS * prior + 2.0 * posterior.basis.off * self.length**2
         self.variance = Certified(self.left_out + self.own.value, self.own.error + off)
+
+    @property
+    def responding(self) -> Certified:
+        return self.variance if self.posterior.whole else self.own
 
     def _mean(self) -> Certified:
         weights, posterior = self.posterior.weights, self.posterior
@@ -251,6 +264,14 @@ class SiteProbe(Probe):
             rest = self.left_out_with(other)
             value, error = value + rest, error + 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).max()
         return Certified(value, error + 8.0 * EPS * self.length[:, None] * other.length)
+
+    def predictive_to(self, other: "SiteProbe") -> Certified:
+        value, error = self.to(other)
+        if self.posterior.whole:
+            return Certified(value, error)
+        off = 2.0 * self.posterior.basis.off * self.length[:, None] * other.length
+        rounding = 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).abs().max()
+        return Certified(value + self.left_out_with(other), error + off + rounding)
 
     def left_out_with(self, other: "SiteProbe") -> Tensor:
         """`k - Q` between the points of two probes, (p, q)."""

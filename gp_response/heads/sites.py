@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from gp_response.likelihoods import Likelihood
+from gp_response.likelihoods import Gaussian, Likelihood
 from gp_response.likelihoods.quadrature import nodes
 
 LAPLACE, VARIATIONAL = "laplace", "variational"
@@ -38,7 +38,7 @@ class Coupling(NamedTuple):
 
 def pull(likelihood: Likelihood, kind: str, mean: Tensor, variance: Tensor, y: Tensor) -> Pull:
     """The sites of labels y at marginals N(mean, variance), all (n,)."""
-    if kind == LAPLACE:
+    if kind == LAPLACE or isinstance(likelihood, Gaussian):  # of a quadratic, the mean is all that is seen
         slopes = likelihood.slopes(mean, y)
         return Pull(slopes.first, -slopes.second)
     f, weights, _ = _cloud(mean, variance)
@@ -48,7 +48,7 @@ def pull(likelihood: Likelihood, kind: str, mean: Tensor, variance: Tensor, y: T
 
 def coupling(likelihood: Likelihood, kind: str, mean: Tensor, variance: Tensor, y: Tensor) -> Coupling:
     """Derivatives of `pull`, those of the quadrature itself, so that they are the refit's to the last digit."""
-    if kind == LAPLACE:
+    if kind == LAPLACE or isinstance(likelihood, Gaussian):
         third = likelihood.slopes(mean, y).third
         zero = torch.zeros_like(third)
         return Coupling(-third, zero, zero)
@@ -65,7 +65,8 @@ def pull_by_label(likelihood: Likelihood, kind: str, mean: Tensor, variance: Ten
     """∂g/∂y and ∂h/∂y, (n,); for likelihoods with continuous labels."""
 
     def at(labels: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(pull(likelihood, kind, mean, variance, labels))
+        sites = pull(likelihood, kind, mean, variance, labels)
+        return sites.force, sites.precision
 
     return Pull(*jvp(at, (y,), (torch.ones_like(y),))[1])
 

@@ -19,6 +19,10 @@ class Bernoulli(Likelihood):
         p = torch.sigmoid(f)
         return p, p * torch.sigmoid(-f)
 
+    def predictive(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.log_density(mean, variance, torch.ones_like(mean)).exp()
+        return p, p * (1.0 - p)
+
     def check(self, y: Tensor) -> None:
         self.refuse(y, (y != 0) & (y != 1), "0 or 1 (make the data set with standardise='x')")
 

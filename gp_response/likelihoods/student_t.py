@@ -10,6 +10,8 @@ from gp_response.errors import InputError
 from gp_response.kernels.parameters import positive
 from gp_response.likelihoods.base import Likelihood, Slopes
 
+MIXTURE = 512  # points of the trapezoidal rule over the mixture's log precision
+
 
 class StudentT(Likelihood):
     """`y = f + s·t_ν` (Rasmussen & Williams 2006, section 3.7; Vanhatalo, Jylänki & Vehtari 2009).
@@ -48,6 +50,16 @@ class StudentT(Likelihood):
         spread = self.scale.to(f) * nu / (nu - 2.0) if nu > 2.0 else torch.full((), float("inf")).to(f)
         return f, spread.expand_as(f)
 
+    def log_density(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """A mixture of N(y; mean, variance + s²/λ) over gamma distributed λ, which is smooth in log λ."""
+        half = 0.5 * self.degrees
+        low, high = -80.0 / (self.degrees + 1.0), math.log(45.0 / half + 10.0)  # e⁻⁴⁰ of the peak, or less
+        u = torch.linspace(low, high, MIXTURE, dtype=mean.dtype, device=mean.device)
+        density = half * math.log(half) - math.lgamma(half) + half * (u - u.exp()) + (u[1] - u[0]).log()
+        total = variance.clamp_min(0.0)[..., None] + self.scale.to(mean) * (-u).exp()
+        normal = -0.5 * ((2.0 * math.pi * total).log() + ((y - mean) ** 2)[..., None] / total)
+        return torch.logsumexp(normal + density, dim=-1)
+
     def slopes(self, f: Tensor, y: Tensor) -> Slopes:
         r, a = y - f, self.degrees * self.scale.to(f)
         c, u = self.degrees + 1.0, a + (y - f) ** 2
@@ -57,7 +69,7 @@ class StudentT(Likelihood):
         return (self.degrees + 1.0) / (self.degrees * self.scale.to(f) + (y - f) ** 2)  # that of the Gaussian mixture
 
     def __repr__(self) -> str:
-        return f"StudentT(scale={float(self.scale):.4g}, degrees={self.degrees:g})"
+        return f"StudentT(scale={float(self.scale.detach()):.4g}, degrees={self.degrees!r})"
 
 
 __all__ = ["StudentT"]

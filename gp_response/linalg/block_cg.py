@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gp_response.linalg.preconditioner import Preconditioner
+from gp_response.linalg.split_preconditioner import SplitPreconditioner
 
 PATIENCE = 250  # iterations without progress before a column counts as stuck
 
@@ -54,7 +54,7 @@ class Cycle:
 
 def block_cg(
     product: Callable[[Tensor], Tensor],
-    preconditioner: Preconditioner,
+    preconditioner: SplitPreconditioner,
     rhs: Tensor,
     goal: Goal,
     *,

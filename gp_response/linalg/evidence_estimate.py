@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gp_response.errors import SolverError
 from gp_response.linalg.lanczos import Lanczos, Rule
-from gp_response.linalg.preconditioner import Preconditioner
+from gp_response.linalg.split_preconditioner import SplitPreconditioner
 from gp_response.linalg.system import System
 
 
@@ -47,7 +47,7 @@ def spherical_probes(n: int, probes: int, generator: torch.Generator, device: to
 
 def log_determinant(
     system: System,
-    preconditioner: Preconditioner,
+    preconditioner: SplitPreconditioner,
     probes: Tensor,
     *,
     most: int = 60,
@@ -79,7 +79,9 @@ def log_determinant(
     return Estimate(value, error, slack, 0.0, count, lanczos.steps)
 
 
-def quadratic_form(rhs: Tensor, value: Tensor, left: Tensor, preconditioner: Preconditioner) -> tuple[float, float]:
+def quadratic_form(
+    rhs: Tensor, value: Tensor, left: Tensor, preconditioner: SplitPreconditioner
+) -> tuple[float, float]:
     """`yᵀB⁻¹y` from below for an approximate solution v with residual `left = y - B v`, each (n,), and how far below.
 
     `2yᵀv - vᵀBv = yᵀB⁻¹y - rᵀB⁻¹r`: the error is of second order in the residual, and at most `rᵀM⁻¹r` where `B >= M`.
@@ -90,7 +92,7 @@ def quadratic_form(rhs: Tensor, value: Tensor, left: Tensor, preconditioner: Pre
 
 def log_evidence(
     system: System,
-    preconditioner: Preconditioner,
+    preconditioner: SplitPreconditioner,
     rhs: Tensor,
     value: Tensor,
     probes: Tensor,
@@ -118,7 +120,7 @@ def log_evidence(
     )
 
 
-def _whitened(system: System, preconditioner: Preconditioner, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _whitened(system: System, preconditioner: SplitPreconditioner, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """v -> L⁻¹ B L⁻ᵀ v."""
     return lambda v: preconditioner.whiten(system.product(preconditioner.whiten_transposed(v).to(dtype)).double())
 

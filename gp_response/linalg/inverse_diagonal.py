@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gp_response.linalg.extended import residual
-from gp_response.linalg.preconditioner import MARGIN, Preconditioner
+from gp_response.linalg.preconditioner import MARGIN
+from gp_response.linalg.split_preconditioner import SplitPreconditioner
 from gp_response.linalg.system import System
 from gp_response.linalg.triangular import inverse_column_squares
 
@@ -75,7 +76,7 @@ def factor_error(system: System, lower: Tensor, *, seed: int = 0) -> float:
 
 def enclosed(
     system: System,
-    preconditioner: Preconditioner,
+    preconditioner: SplitPreconditioner,
     solve: Callable[[Tensor], Any],
     *,
     probes: int = 32,
@@ -111,7 +112,7 @@ def enclosed(
     return Enclosure(value, low, high, error, settled)
 
 
-def _estimate(m: Preconditioner, solve: Callable, probes: int, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _estimate(m: SplitPreconditioner, solve: Callable, probes: int, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     z = (2.0 * torch.randint(2, (len(like), probes), generator=generator) - 1.0).to(like)
     sample = z * (solve(z).value - m.solve(z))

@@ -50,7 +50,7 @@ def coupled_answer(
     adjoint = adjoints(posterior, d, there.value)
     coupling, beta = posterior.coupling, posterior.beta
     back = coupling.precision_mean[:, None] * adjoint.precision
-    if energy.points is None:
+    if ground.probe is None:
         at_force, at_precision = adjoint.force.T[:, energy.at], adjoint.precision.T[:, energy.at]
     else:
         cross = ground.probe.to_train().value[energy.at]

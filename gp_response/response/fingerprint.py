@@ -44,10 +44,7 @@ def _of_posterior(posterior: Posterior) -> list[Any]:
     return [
         type(posterior).__qualname__,
         posterior.data.fingerprint(),
-        posterior.noise,
-        posterior.beta,
-        getattr(posterior, "prior_mean", None),
-        getattr(posterior, "kernel", None),
+        posterior.parts,
         _of_solver(posterior.solver),
     ]
 

@@ -121,7 +121,7 @@ def _inverse(delta: Tensor, block: Tensor) -> Tensor:
 def _own_variance(posterior: Posterior, sites: Sites, energy: Energy, progress: bool) -> tuple[Tensor, Tensor, Tensor]:
     """S_jj of every site (s,)."""
     if sites.probe is not None:
-        variance = sites.probe.variance
+        variance = sites.probe.responding
         return variance.value[energy.at], variance.error[energy.at], sites.probe.converged.all()
     if not bool((energy.curvature != 0).any()):  # relabelling moves no precision
         zero = torch.zeros_like(energy.curvature)

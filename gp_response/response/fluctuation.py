@@ -67,10 +67,12 @@ def fdt_gap(head: Any, data: Dataset, observable: Observable, perturbation: Pert
 
 def _claimed(posterior: Posterior, probe: Probe, energy: Energy, ground: Ground) -> Certified:
     """Predictive covariance of the points with the sites, (p, s): what responds, and what is left out."""
-    seen = covariances(posterior, probe, energy, ground)
-    x = posterior.data.train.x[energy.at] if energy.points is None else energy.points[energy.at]
-    both = posterior.predictive_cov(probe.points, x).to(seen.value)
-    return Certified(both, seen.error + 1e-15 * both.abs().max())
+    if ground.probe is not None:
+        both = probe.predictive_to(ground.probe)
+        return Certified(both.value[:, energy.at], both.error[:, energy.at])
+    if not bool((posterior.rows_left_out.value > 0).any()):
+        return covariances(posterior, probe, energy, ground)
+    return probe.predictive_to(posterior.probe(posterior.data.train.x[energy.at]))
 
 
 def _series(
@@ -78,9 +80,8 @@ def _series(
     seen: Certified,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`-Cov(O, V)` for every point and site, and what cutting the series leaves."""
-    where = posterior.fixed if ground.probe is None else None
-    if where is not None:
-        mean, variance = where.mean[energy.at], where.variance[energy.at]
+    if ground.probe is None:
+        mean, variance = posterior.fixed.mean[energy.at], posterior.fixed.variance[energy.at]
     else:
         mean, variance = ground.probe.mean.value[energy.at], ground.probe.variance.value[energy.at]
     points, _ = nodes(mean)

@@ -51,8 +51,8 @@ def leave_one_out(
     """The prediction of every training row from all the others, at fixed hyperparameters.
 
     With `r` the residuals, `D_i = σ_i²/(β ρ_i)` and `l_i = 1 - S_ii/D_i` one minus the leverage: `y_i - mean_i = r_i/l_i`,
-    and the predictive variance is `D_i/l_i`. By Cholesky l is exact, at the price of one more factorisation. Beyond, it
-    is enclosed between rigorous bounds, and estimated inside them.
+    and the predictive variance is `D_i/l_i`, plus what a sparse head leaves out. By Cholesky l is exact, at the price of one
+    more factorisation. Beyond, it is enclosed between rigorous bounds, and estimated inside them.
 
     Args:
         probes, seed: random right-hand sides of the estimate; 0 for none. Not used by Cholesky.
@@ -70,12 +70,13 @@ def leave_one_out(
         seen = train.weights > 0
         ones = torch.ones_like(loose.value)
         noise = posterior.row_noise / (posterior.beta * torch.where(seen, train.weights.double(), ones))
-        found = _formulas(posterior.residuals, loose, noise)
+        left_out = posterior.rows_left_out
+        found = _formulas(posterior.residuals, loose, noise, left_out)
         found["mean"] = Certified(train.y.double() - found["residual"].value, found["residual"].error)
         settled = loose.settled.clone()
         unseen = torch.nonzero(~seen).flatten()
         if len(unseen):
-            settled[unseen] = _predict(posterior, unseen, noise, found)
+            settled[unseen] = _predict(posterior, unseen, noise, found, left_out)
         short = {name: rounded(_no_nan(part), train.y.dtype) for name, part in found.items()}
         relative = torch.where(seen, loose.standard_error / loose.value, 0.0 * ones)
         return LeaveOneOut(
@@ -85,12 +86,15 @@ def leave_one_out(
         )  # fmt: skip
 
 
-def _formulas(own: Certified, loose: Enclosure, noise: Tensor) -> dict[str, Certified]:
+def _formulas(own: Certified, loose: Enclosure, noise: Tensor, left_out: Certified) -> dict[str, Certified]:
     """Each quantity with what it may be off by at the ends of the intervals of residual and looseness: they are monotone
     in both where the residual keeps its sign, and where it does not, zero is an end."""
 
+    rest = left_out.value
+
     def density(r: Tensor, free: Tensor) -> Tensor:
-        return -0.5 * (2.0 * math.pi * noise / free).log() - 0.5 * r**2 / (noise * free)
+        total = noise / free + rest
+        return -0.5 * (2.0 * math.pi * total).log() - 0.5 * (r / free) ** 2 / total
 
     ends = [own.value - own.error, own.value + own.error]
     ends.append(torch.where(ends[0] * ends[1] < 0, torch.zeros_like(own.value), ends[0]))
@@ -98,7 +102,7 @@ def _formulas(own: Certified, loose: Enclosure, noise: Tensor) -> dict[str, Cert
     # 1 - l keeps its digits where l is near one only as far as l has them; the bound says so.
     formulas: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "residual": lambda r, free: r / free,
-        "variance": lambda r, free: noise * (1.0 - free).clamp_min(0.0) / free,
+        "variance": lambda r, free: noise * (1.0 - free).clamp_min(0.0) / free + rest,
         "log_density": density,
     }
     found = {}
@@ -107,12 +111,19 @@ def _formulas(own: Certified, loose: Enclosure, noise: Tensor) -> dict[str, Cert
         off = torch.stack([(formula(r, free) - value).abs() for r, free in product(ends, values)]).amax(dim=0)
         size = value.abs() + (noise / loose.value if name == "variance" else 1.0 if name == "log_density" else 0.0)
         found[name] = Certified(value, off + 16.0 * torch.finfo(value.dtype).eps * size)
+    total = noise / loose.value + rest
+    found["variance"].error.add_(left_out.error)
+    slope = (1.0 + found["residual"].value.square() / total) / (2.0 * total)
+    found["log_density"].error.add_(left_out.error * slope)
     return found
 
 
-def _predict(posterior: Posterior, unseen: Tensor, noise: Tensor, found: dict[str, Certified]) -> Tensor:
+def _predict(
+    posterior: Posterior, unseen: Tensor, noise: Tensor, found: dict[str, Certified], left_out: Certified
+) -> Tensor:
     """Rows of weight zero are left out already: ordinary predictions, written into `found`; which solves converged."""
     variance, converged = posterior.own_variance(unseen)
+    variance = Certified(*(part + rest[unseen] for part, rest in zip(variance, left_out, strict=True)))
     residual = Certified(*(part[unseen] for part in posterior.residuals))
     total = variance.value + noise[unseen]
     density = -0.5 * (2.0 * math.pi * total).log() - 0.5 * residual.value**2 / total

@@ -60,7 +60,12 @@ class Loss(Observable):
         return self.known.to(at.mean) + at.noise
 
     def under(self, likelihood: Any) -> Observable:
-        return self if likelihood is None else LikelihoodLoss(self, likelihood)
+        if likelihood is None:
+            return self
+        if bool((self.known > 0).any()):
+            raise InputError(f"loss got noise variances, which {likelihood!r} has no use for; leave noise out")
+        likelihood.check(self.labels)
+        return LikelihoodLoss(self, likelihood)
 
 
 class LikelihoodLoss(Observable):

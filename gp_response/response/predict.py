@@ -73,8 +73,12 @@ def predict(
 ) -> Prediction:
     """Mean and variance of the field at x (p, d), each with a bound on its error.
 
+    Of the field, whatever the likelihood: `posterior.likelihood.predictive(mean, variance)` are mean and variance of an
+    observation where the likelihood is not Gaussian, such as the probability of class 1; for Gaussian noise add `posterior.noise`.
+
     Args:
-        covariance: also the posterior covariance of the points with one another, (p, p). Points that do not fit the
+        covariance: also the predictive covariance of the points with one another, (p, p), whose diagonal is the variance;
+            what of it responds to data is `posterior.cov`. Points that do not fit the
             budget together are then solved once for each block of points they meet.
         budget: bytes to work in beside the result; None takes a quarter of what is free.
         out: folder of a zarr archive to write to, block by block. Called again with the same arguments, an interrupted
@@ -130,9 +134,9 @@ def _vectors(probe: Probe, dtype: torch.dtype) -> dict[str, Tensor]:
 def _covariance(posterior: Posterior, probe: Probe, points: Tensor, step: int) -> dict[str, Tensor]:
     """The probe's rows of the covariance with all points, which are looked from again unless they are the probe's own."""
     if len(probe.points) == len(points):
-        pairs = [probe.to(probe)]
+        pairs = [probe.predictive_to(probe)]
     else:
-        pairs = [probe.to(posterior.probe(piece)) for piece in points.split(step)]
+        pairs = [probe.predictive_to(posterior.probe(piece)) for piece in points.split(step)]
     short = [rounded(pair, points.dtype) for pair in pairs]
     return {name: torch.cat([pair[k] for pair in short], dim=1) for k, name in enumerate(MATRICES)}
 

@@ -109,12 +109,11 @@ class FirstOrder:
             self.posterior.data, self.asked, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
             flagged=torch.zeros(0, dtype=torch.bool), order="first",
         )  # fmt: skip
-        # The energy stands for the perturbation: sites, curvature, target and pull are all that enters.
         facts = [getattr(described, name) for name in Susceptibility.facts()]
         mark = fingerprint(
             "first", self.posterior, type(self.asked).__qualname__, self.points, self.observable.weights,
-            self.observable.local_data(), described.rows, described.columns, facts,
-            list(vars(self.energy).values()),
+            self.observable.local_data(), _answers(self.observable), described.rows, described.columns, facts,
+            list(vars(self._force()).values()),
         )  # fmt: skip
         store = store_for(path, described, mark, block=self._rows_within(room))
         step = self._points_within(room // 2)
@@ -126,6 +125,14 @@ class FirstOrder:
                 matrix, error = rounded(Certified(rows.matrix, rows.error), described.matrix.dtype)
                 store.write(block, {"response": matrix, "error": error, "flagged": rows.flagged})
         return StoredSusceptibility.open(path)
+
+    def _force(self) -> Energy:
+        """The energy stands for the perturbation: sites, curvature, target and pull are all that enters. Where these come
+        out of an iteration, those under unit noise, which are the same to the last bit on any machine."""
+        if self.posterior.conjugate:
+            return self.energy
+        data = self.posterior.data.to(dtype=torch.float64)
+        return self.perturbation.energy(data, torch.ones((), dtype=torch.float64, device=data.train.x.device))
 
     def _rows(self, start: int, stop: int, step: int, bar: tqdm) -> Rows:
         def answer(where: Tensor) -> Answer:
@@ -158,6 +165,16 @@ class FirstOrder:
                 f"a response of {self.count} x {self.energy.columns} and its errors need {need / 2**30:.1f} GiB and "
                 f'{have / 2**30:.1f} GiB are free; write it to disk by out="chi.zarr"'
             )
+
+
+def _answers(observable: Observable) -> Tensor:
+    """Expectations at a few marginals, which tell functions apart that have the same points and labels."""
+    p = len(observable.points)
+    grid = torch.tensor([[-1.7, 0.3], [-0.4, 1.0], [0.2, 0.05], [0.9, 2.0], [2.6, 0.6]], dtype=torch.float64)
+    one = torch.ones((), dtype=torch.float64)
+    data = tuple(part.cpu() for part in observable.local_data())
+    values = [observable.local(mean.expand(p), variance.expand(p), one, *data) for mean, variance in grid]
+    return torch.stack(values).float()
 
 
 def _field_response(seen: Certified, forced: Certified, curvature: Tensor, beta: float) -> tuple[Certified, Certified]:

@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from gp_response.errors import InputError, unknown_name
 from gp_response.linalg.block_cg import Cycle, Goal, block_cg
 from gp_response.linalg.packed_cholesky import PackedCholesky
-from gp_response.linalg.preconditioner import MARGIN, Preconditioner, diagonal_only, nystrom, randomly_pivoted
+from gp_response.linalg.preconditioner import MARGIN, diagonal_only, nystrom, randomly_pivoted
 from gp_response.linalg.refined import Inner, Refined, Sharpness, refined
+from gp_response.linalg.split_preconditioner import SplitPreconditioner
 from gp_response.linalg.system import System
 from gp_response.solvers.solution import Solution, as_columns, as_system
 
@@ -94,7 +95,7 @@ class CG:
         usual = min(n // 4, 1024, 64 + 4 * int(n**0.5))
         return usual, min(n // 2, 3 * usual, 2048)
 
-    def precondition(self, system: System) -> Preconditioner:
+    def precondition(self, system: System) -> SplitPreconditioner:
         """The preconditioner of a system."""
         generator = torch.Generator().manual_seed(self.seed)
         rank, most = self.ranks_for(system.n)
@@ -118,7 +119,7 @@ class FactoredCG:
 
     solver: CG
     system: System
-    preconditioner: Preconditioner = field(init=False)
+    preconditioner: SplitPreconditioner = field(init=False)
 
     def __post_init__(self):
         object.__setattr__(self, "preconditioner", self.solver.precondition(self.system))
