@@ -62,13 +62,13 @@ def main(
     fitted = time.perf_counter()
     found = gr.predict(posterior, data.test.x)
     predicted = time.perf_counter()
-    y, variance = data.test.y.double(), found.variance.double() + posterior.noise
+    y, mean, variance = data.test.y.double(), found.mean.double(), found.variance.double() + posterior.noise
     trace = posterior.trace
     return {
         "training_rows": len(data.train), "test_rows": len(data.test), "columns": data.dim,
-        "rmse": float(gr.scores.rmse(found.mean.double(), y)), "nll": float(gr.scores.gaussian_nll(found.mean.double(), variance, y)),
-        "crps": float(gr.scores.gaussian_crps(found.mean.double(), variance, y)),
-        "calibration_error": float(gr.scores.interval_calibration_error(found.mean.double(), variance, y)),
+        "rmse": float(gr.scores.rmse(mean, y)), "nll": float(gr.scores.gaussian_nll(mean, variance, y)),
+        "crps": float(gr.scores.gaussian_crps(mean, variance, y)),
+        "calibration_error": float(gr.scores.interval_calibration_error(mean, variance, y)),
         "train_nll": trace.train_nll, "held_out_nll": trace.held_out_nll, "fit_seconds": fitted - started,
         "prediction_seconds": predicted - fitted, "peak_memory_bytes": peak_memory(), "noise": float(posterior.noise),
         "steps": len(trace.steps), "message": trace.message, "objective": trace.objective,

@@ -1,6 +1,6 @@
 """Several classes: Laplace's approximation of C fields that share a kernel and meet in the softmax.
 
-In inducing features `F = m₀ + Φᵀ W` with W (m, C) standard normal before the data. The mode has `W = Φ βρ (Y - π)`, and the precision
+In inducing features `F = m₀ + Φᵀ W`, W (m, C) standard normal before the data. The mode has `W = Φ βρ (Y - π)`, and the precision
 there couples the classes, `Σ_cc' = δ_cc' + Φ diag(βρ (π_c δ_cc' - π_c π_c')) Φᵀ` (Rasmussen & Williams 2006, section 3.5).
 
 A field of several classes is read through points that carry one: (x, c), the class as a last column. With that a class is a

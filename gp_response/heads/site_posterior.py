@@ -72,7 +72,7 @@ class SitePosterior(Posterior):
             self.rows, train.y.double(), beta * train.weights.double(), left_out,
             prior_mean_at(mean, train.x.double()), of_rows, kind,
         )  # fmt: skip
-        self.fixed: Fixed = solve(self.problem, start, rates)
+        self.fixed: Fixed = solve(self.problem, start)
         self.system = DenseSystem(self.fixed.precision, floor=_floor(self.fixed, likelihood))
         self.factor: Factor = self.solver.factor(self.system)
         self.weights: Solution = self.factor.solve(self.fixed.right)
