@@ -38,7 +38,7 @@ from gp_response.kernels import (
     StationaryKernel,
     Sum,
 )
-from gp_response.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson, Probit, StudentT
+from gp_response.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, Probit, StudentT
 from gp_response.posterior import Posterior
 from gp_response.response import (
     Energy,
@@ -79,6 +79,7 @@ __all__ = [
     "ArcCosine",
     "Bernoulli",
     "CG",
+    "Categorical",
     "Cholesky",
     "Constant",
     "DataError",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
-from gp_response.errors import InputError, SolverError
+from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
+from gp_response.heads.class_mode import ClassProblem
 from gp_response.heads.prior_mean import prior_mean_at
-from gp_response.heads.rows import Rows
 from gp_response.heads.sites import Pull
 from gp_response.heads.trace import Trace
 from gp_response.likelihoods import Categorical
@@ -26,7 +26,6 @@ from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Cholesky, Factor
 
 EPS = torch.finfo(torch.float64).eps
-TOLERANCE, MOST, BLIND = 1e-12, 200, 24
 GIB = 2**30
 
 
@@ -53,19 +52,16 @@ class ClassPosterior(Posterior):
         self.kernel, self.prior_mean, self.beta, self.solver = basis.kernel, mean, beta, Cholesky()
         self.trace: Trace | None = None
         train = data.train
+        self.noise = torch.full((), float("nan"), dtype=torch.float64, device=train.x.device)  # classes have none
         if not inside_transform():
             likelihood.check(train.y)
             _refuse_what_does_not_fit(len(basis) * likelihood.classes)
-        self.rows = Rows(basis, train.x.double(), keep=keep)
-        self.weight = beta * train.weights.double()
-        self.before = prior_mean_at(mean, train.x.double())[:, None]
-        self.labels = likelihood.indicator(train.y)
-        weights, self.change = self._mode()
-        self.field = self.before + self.rows.spread(weights)  # (n, C)
-        self.probabilities = torch.softmax(self.field, dim=-1)
-        self.precision = self._precision(self.probabilities)
+        self.problem = ClassProblem.of(basis, data, likelihood, mean, beta, keep)
+        self.rows = self.problem.rows
+        self.weights, self.change = self.problem.mode()
+        self.probabilities = torch.softmax(self.problem.field(self.weights), dim=-1)  # (n, C)
+        self.precision = self.problem.precision(self.probabilities)
         self.factor: Factor = self.solver.factor(DenseSystem(self.precision, floor=1.0))
-        self.weights = weights
 
     @property
     def classes(self) -> int:
@@ -76,14 +72,9 @@ class ClassPosterior(Posterior):
         return self.law
 
     @property
-    def noise(self) -> Tensor:
-        """NaN: classes have no variance of noise."""
-        return torch.full((), float("nan"), dtype=torch.float64, device=self.data.train.x.device)
-
-    @property
     def residuals(self) -> Certified:
         """`1[y = c] - p(c)` of every row and class, (n, C): the force on each field."""
-        value = self.labels - self.probabilities
+        value = self.problem.labels - self.probabilities
         return Certified(value, torch.full_like(value, 16.0 * EPS + self.change))
 
     def probe(self, x: Tensor) -> "ClassProbe":
@@ -152,45 +143,15 @@ class ClassPosterior(Posterior):
         """Force (n, C) and curvature's diagonal (n, C) of one unit of weight."""
         return Pull(self.residuals.value, self.probabilities * (1.0 - self.probabilities))
 
-    def _mode(self) -> tuple[Tensor, float]:
-        """Newton's method, with step halving outside transforms; log-concave, so that it ends."""
-        weights = torch.zeros(len(self.basis), self.classes, dtype=torch.float64, device=self.data.train.x.device)
-        field = self.before + self.rows.spread(weights)
-        best, change = self._objective(weights, field), float("inf")
-        for _ in range(BLIND if inside_transform() else MOST):
-            p = torch.softmax(field, dim=-1)
-            pull = self.rows.gather(self.weight[:, None] * (self.labels - p)) - weights
-            step = torch.linalg.solve(self._precision(p), pull.T.reshape(-1)).reshape(self.classes, -1).T
-            moved, size = self.rows.spread(step), 1.0
-            if not inside_transform():
-                while (value := self._objective(weights + size * step, field + size * moved)) < best - 1e-10 * (
-                    1.0 + best.abs()
-                ) and size > 1e-6:
-                    size *= 0.5
-                best, change = value, float(size * moved.abs().max())
-            weights, field = weights + size * step, field + size * moved
-            if not inside_transform() and change < TOLERANCE * (1.0 + float(field.abs().max())):
-                return weights, change
-        if inside_transform():
-            return weights, 0.0
-        raise SolverError(f"the mode was not found in {MOST} Newton steps (last change {change:.1e})")
+    def label_pull(self) -> Pull:
+        raise InputError("relabel moves labels by a little, which classes cannot; use delete and insert")
 
-    def _objective(self, weights: Tensor, field: Tensor) -> Tensor:
-        fit = (self.weight * (self.labels * torch.log_softmax(field, dim=-1)).sum(dim=-1)).sum()
-        return fit - 0.5 * weights.square().sum()
-
-    def _precision(self, p: Tensor) -> Tensor:
-        """Σ (C m, C m), class by class."""
-        m, blocks = len(self.basis), []
-        eye = torch.eye(m, dtype=torch.float64, device=p.device)
-        for c in range(self.classes):
-            line = []
-            for k in range(self.classes):
-                curvature = p[:, c] * ((1.0 if c == k else 0.0) - p[:, k])
-                block = self.rows.weighted(self.weight * curvature)
-                line.append(block + eye if c == k else block)
-            blocks.append(torch.cat(line, dim=1))
-        return torch.cat(blocks)
+    def new_pull(self, x: Tensor, y: Tensor) -> tuple[Pull, Tensor]:
+        """The sites that labels y would be at new points x (k, d), class by class, and the fields there: (k C,) each."""
+        field = self.probe(self.every_class(x)).mean.value
+        p = torch.softmax(field.reshape(-1, self.classes), dim=-1)
+        force, curvature = self.law.indicator(y) - p, p * (1.0 - p)
+        return Pull(force.reshape(-1), curvature.reshape(-1)), field
 
 
 class ClassProbe(Probe):

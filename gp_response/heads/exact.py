@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
+from gp_response.heads.class_posterior import ClassPosterior
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.latent import laplace_log_evidence, latent_posterior
@@ -108,7 +109,7 @@ class Exact(nn.Module):
             )
         return row_noise(data, self.noise.to(data.train.x.device))
 
-    def condition(self, data: Dataset) -> ExactPosterior | SitePosterior:
+    def condition(self, data: Dataset) -> ExactPosterior | SitePosterior | ClassPosterior:
         """The posterior given the training rows at the present hyperparameters. Nothing is trained.
 
         The kernel is copied, so training the head later does not change the posterior returned here.
@@ -150,7 +151,9 @@ class Exact(nn.Module):
         terms = [prior.log_prob(value(module)).sum() for _, module, prior, value, _ in self.kernel.named_priors()]
         return torch.stack(terms).sum() if terms else self.raw_noise.new_zeros(())
 
-    def fit(self, data: Dataset, *, training: Training | None = None) -> ExactPosterior | SitePosterior:
+    def fit(
+        self, data: Dataset, *, training: Training | None = None
+    ) -> ExactPosterior | SitePosterior | ClassPosterior:
         """Train the hyperparameters (and features) in place by the log evidence, then condition on all training rows.
 
         Priors registered on the kernel (`lengthscale_prior=` and so on) count: the maximum is then a posteriori.

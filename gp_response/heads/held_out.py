@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from gp_response.data import Dataset, row_noise
+from gp_response.heads.class_posterior import ClassPosterior
 
 CONTEXT = 2000
 
@@ -41,6 +42,9 @@ class HeldOut:
 def negative_log_density(head: Any, data: Dataset, other: Dataset) -> float:
     """Mean of `-log ∫ p(y | f) N(f; ⟨f(x)⟩, Var f(x)) df` over the training rows of another set."""
     posterior = head.condition(_context(data))
+    if isinstance(posterior, ClassPosterior):
+        p = posterior.predictive(other.train.x).gather(1, other.train.y.long()[:, None])
+        return -float(p.clamp_min(1e-300).log().mean())
     probe = posterior.probe(other.train.x)
     if posterior.likelihood is not None:
         y = other.train.y.double()

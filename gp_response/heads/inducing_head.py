@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
+from gp_response.heads.class_posterior import ClassPosterior
 from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.inducing import choose_inducing, split_features
 from gp_response.heads.prior_mean import as_prior_mean
@@ -19,7 +20,7 @@ from gp_response.heads.sites import VARIATIONAL
 from gp_response.heads.start import Start
 from gp_response.kernels import Foreign, Kernel
 from gp_response.kernels.casting import call_in_dtype_of
-from gp_response.likelihoods import Gaussian, Likelihood
+from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.linalg.transforms import inside_transform
 
 
@@ -102,7 +103,7 @@ class InducingHead(nn.Module):
             )
         self.points = nn.Parameter(chosen.double().clone())
 
-    def condition(self, data: Dataset) -> SitePosterior:
+    def condition(self, data: Dataset) -> SitePosterior | ClassPosterior:
         """The posterior given the training rows at the present hyperparameters and inducing points. Nothing is trained.
 
         Inducing points given as a number are chosen by the first call and then stay, so that a change of the data changes
@@ -116,6 +117,12 @@ class InducingHead(nn.Module):
             if self.points is None and inside_transform():
                 raise InputError("the inducing points are not placed yet; call place(data) or condition(data) first")
             self.place(data)
+            if isinstance(self.likelihood, Categorical):
+                classes = ClassPosterior(
+                    self.basis(frozen=True), data, likelihood=self.likelihood, mean=self.prior_mean, beta=self.beta
+                )
+                self._jitter_used = classes.basis.jitter
+                return classes
             posterior = SitePosterior(
                 self.basis(frozen=True), data, likelihood=frozen_copy(self.likelihood), kind=self.kind,
                 mean=self.prior_mean, beta=self.beta, start=self._start if inside_transform() else None,

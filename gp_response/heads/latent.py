@@ -12,6 +12,8 @@ from torch import Tensor
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
+from gp_response.heads.class_mode import class_log_evidence
+from gp_response.heads.class_posterior import ClassPosterior
 from gp_response.heads.fixed_point import Problem, step
 from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.prior_mean import prior_mean_at
@@ -19,6 +21,7 @@ from gp_response.heads.rows import Rows
 from gp_response.heads.site_posterior import SitePosterior
 from gp_response.heads.sites import LAPLACE, pull
 from gp_response.heads.start import Start
+from gp_response.likelihoods import Categorical
 from gp_response.linalg.memory import free_bytes
 from gp_response.linalg.transforms import inside_transform
 
@@ -26,7 +29,7 @@ MOST_ROWS = 20_000
 MATRICES = 5  # of n x n in float64 that a Newton step has at once
 
 
-def latent_posterior(head: Any, data: Dataset) -> SitePosterior:
+def latent_posterior(head: Any, data: Dataset) -> SitePosterior | ClassPosterior:
     """The Laplace approximation at the head's present hyperparameters.
 
     Raises:
@@ -36,14 +39,19 @@ def latent_posterior(head: Any, data: Dataset) -> SitePosterior:
         _refuse_what_does_not_fit(data)
         with torch.no_grad():
             posterior = _posterior(head, data)
-        head.latent_jitter, head.latent_start = posterior.basis.jitter, Start(posterior)
+        head.latent_jitter = posterior.basis.jitter
+        head.latent_start = Start(posterior) if isinstance(posterior, SitePosterior) else None
         return posterior
     return _posterior(head, data)
 
 
-def _posterior(head: Any, data: Dataset) -> SitePosterior:
+def _posterior(head: Any, data: Dataset) -> SitePosterior | ClassPosterior:
     jitter = head.latent_jitter if inside_transform() else None
     basis = Basis(frozen_copy(head.kernel), None, data.train.x.double(), jitter)
+    if isinstance(head.likelihood, Categorical):
+        return ClassPosterior(
+            basis, data, likelihood=head.likelihood, mean=head.prior_mean, beta=head.beta, whole=True, keep=2**62
+        )
     return SitePosterior(
         basis, data, likelihood=frozen_copy(head.likelihood), kind=LAPLACE, mean=head.prior_mean, beta=head.beta,
         whole=True, keep=2**62, start=head.latent_start if inside_transform() else None,
@@ -55,9 +63,13 @@ def laplace_log_evidence(head: Any, data: Dataset) -> Tensor:
 
     The mode is found without gradients; one more Newton step with them carries its dependence on the hyperparameters.
     """
-    mode = latent_posterior(head, data).fixed.weights
     train = data.train
     basis = Basis(head.kernel, None, train.x.double())
+    if isinstance(head.likelihood, Categorical):
+        return class_log_evidence(basis, data, head.likelihood, head.prior_mean, head.beta)
+    posterior = latent_posterior(head, data)
+    assert isinstance(posterior, SitePosterior)
+    mode = posterior.fixed.weights
     rows = Rows(basis, train.x.double(), keep=2**62)
     problem = Problem(
         rows, train.y.double(), head.beta * train.weights.double(), torch.zeros_like(train.y.double()),

@@ -8,4 +8,14 @@ from gp_response.likelihoods.poisson import Poisson
 from gp_response.likelihoods.probit import Probit
 from gp_response.likelihoods.student_t import StudentT
 
-__all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood", "Poisson", "Probit", "RowGaussian", "Slopes", "StudentT"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Likelihood",
+    "Poisson",
+    "Probit",
+    "RowGaussian",
+    "Slopes",
+    "StudentT",
+]

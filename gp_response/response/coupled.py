@@ -46,6 +46,8 @@ def coupled_answer(
         posterior: a site posterior: `coupling`, `smear`, `smear_squared`.
         seen: covariance of the points with the sites, (p, s).
     """
+    if posterior.coupling is None:
+        return _of_modes(posterior, probe, d, energy, ground, seen)
     there = probe.to_train()
     adjoint = adjoints(posterior, d, there.value)
     coupling, beta = posterior.coupling, posterior.beta
@@ -75,6 +77,17 @@ def coupled_answer(
         value, own + slack + _bend(d, probe, seen.value, force, curvature, beta, energy),
         probe.converged & (adjoint.change < LOOSE),
     )  # fmt: skip
+
+
+def _of_modes(posterior: Any, probe: Any, d: Derivatives, energy: Energy, ground: Ground, seen: Certified) -> Answer:
+    """Where only modes are read, and sites see no variances: `dμ = S β δg` is all."""
+    force, slope = ground.force, d.mean.abs()[:, None]
+    value = posterior.beta * by_column(d.mean[:, None] * seen.value * force.value, energy)
+    off = slope * (seen.error * force.value.abs() + (seen.value.abs() + seen.error) * force.error)
+    off = off + (d.mean_mean.abs() * probe.mean.error)[:, None] * (seen.value * force.value).abs()
+    return Answer(
+        value, posterior.beta * by_column(off, energy) + 10.0 * posterior.change * value.abs(), probe.converged
+    )
 
 
 def adjoints(posterior: Any, d: Derivatives, to_train: Tensor) -> Adjoint:

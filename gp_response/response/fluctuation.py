@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
+from gp_response.errors import InputError
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.observable import Marginals, Observable
@@ -32,7 +33,9 @@ def fluctuation(posterior: Posterior, observable: Observable, perturbation: Pert
         as `susceptibility`; equal to it for exact posteriors.
     """
     with torch.no_grad():
-        asked = observable.under(posterior.likelihood)
+        if hasattr(posterior, "classes"):
+            raise InputError("fluctuation is not here yet for several classes; use susceptibility and refit_response")
+        asked = observable.under(posterior)
         probe = posterior.probe(posterior.points(asked.points))
         energy = perturbation.energy_of(posterior)
         ground = stand(posterior, energy)

@@ -47,13 +47,22 @@ class Observable(ABC):
         """Per-point tensors (p,) that `local` needs beside the marginals, such as labels."""
         return ()
 
-    def under(self, likelihood: Any) -> "Observable":
-        """The same observable where log p(y | f) is `likelihood`; None stands for Gaussian noise of variance `noise`."""
+    def under(self, posterior: Any) -> "Observable":
+        """The same observable as a posterior's likelihood makes it."""
+        if hasattr(posterior, "classes"):
+            raise InputError(
+                f"{type(self).__name__.lower()} cannot be asked of several classes; use value, contrast, average or loss"
+            )
         return self
+
+    @property
+    def kind(self) -> str:
+        """Short name, kept with every result."""
+        return type(self).__name__.lower()
 
     def names(self) -> list[str]:
         m = len(self.points) if self.weights is None else len(self.weights)
-        return [f"{type(self).__name__.lower()}[{k}]" for k in range(m)]
+        return [f"{self.kind}[{k}]" for k in range(m)]
 
     def expectation(self, at: Marginals) -> Tensor:
         """⟨O⟩, (m,)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gp_response.errors import InputError
 from gp_response.likelihoods.quadrature import nodes
+from gp_response.response.class_observables import ClassField, ClassLoss
 from gp_response.response.observable import Marginals, Observable, as_labels, as_points
 
 
@@ -26,6 +27,10 @@ class Value(Observable):
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         return by_mean
+
+    def under(self, posterior: Any) -> Observable:
+        classes = getattr(posterior, "classes", None)
+        return self if classes is None else ClassField(self, classes)
 
 
 class Loss(Observable):
@@ -59,12 +64,15 @@ class Loss(Observable):
     def _noise(self, at: Marginals) -> Tensor:
         return self.known.to(at.mean) + at.noise
 
-    def under(self, likelihood: Any) -> Observable:
+    def under(self, posterior: Any) -> Observable:
+        likelihood = posterior.likelihood
         if likelihood is None:
             return self
         if bool((self.known > 0).any()):
             raise InputError(f"loss got noise variances, which {likelihood!r} has no use for; leave noise out")
         likelihood.check(self.labels)
+        if hasattr(posterior, "classes"):
+            return ClassLoss(self, posterior)
         return LikelihoodLoss(self, likelihood)
 
 
@@ -85,8 +93,7 @@ class LikelihoodLoss(Observable):
     def functional(self, field: Tensor, at: Marginals) -> Tensor:
         return -self.likelihood.log_prob(field, self.labels.to(field))
 
-    def names(self) -> list[str]:
-        return [f"loss[{k}]" for k in range(len(self.points))]
+    kind = "loss"
 
 
 class Variance(Observable):

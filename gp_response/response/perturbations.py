@@ -48,11 +48,15 @@ class Rows(Perturbation):
         return torch.zeros_like(data.train.y).index_add(0, at, h[column])
 
     def pulled(self, posterior: Any, force: Tensor, curvature: Tensor) -> Energy:
-        """Sites at training rows with a force and a curvature per row, (n,), at the posterior's means."""
+        """Sites at training rows with a force and a curvature per row, (n,), or per row and class, (n, C)."""
         at, column, count = self.groups(posterior.data)
-        return Energy(
-            at, column, count, curvature[at], posterior.fixed.mean[at], force[at], one_each=count == len(at)
-        )  # fmt: skip
+        force, curvature = force[at], curvature[at]
+        if force.ndim == 1:
+            return Energy(at, column, count, curvature, torch.zeros_like(force), force, one_each=count == len(at))
+        classes = force.shape[1]
+        each = (at[:, None] * classes + torch.arange(classes, device=at.device)).flatten()
+        force, curvature = force.flatten(), curvature.flatten()
+        return Energy(each, column.repeat_interleave(classes), count, curvature, torch.zeros_like(force), force)
 
     def losses(self, posterior: Any, field: Tensor) -> Tensor:
         """`-log p(y | f)` of the sites' rows at values (q, s) of the field."""
@@ -120,7 +124,7 @@ class Delete(Rows):
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
-        return self.pulled(posterior, *(-weights * part for part in posterior.row_pull()))
+        return self.pulled(posterior, *(-(weights * part.T).T for part in posterior.row_pull()))
 
     def potential(self, posterior: Any, field: Tensor) -> Tensor:
         return -self.weights_of_sites(posterior) * self.losses(posterior, field)
@@ -163,11 +167,14 @@ class Insert(Perturbation):
     def site_energy(self, posterior: Any) -> Energy:
         x, y = self._checked(posterior.data.to(dtype=torch.float64))
         (force, curvature), mean = posterior.new_pull(x, y)
+        count = len(x)
+        if hasattr(posterior, "classes"):
+            x = posterior.every_class(x)
         every = torch.arange(len(x), device=x.device)
-        column = every if self.each else torch.zeros_like(every)
+        column = every // (len(x) // count) if self.each else torch.zeros_like(every)
         return Energy(
-            every, column, len(x) if self.each else 1, curvature, mean, force, points=x,
-            one_each=self.each or len(x) == 1,
+            every, column, count if self.each else 1, curvature, mean, force, points=x,
+            one_each=len(x) == count and (self.each or count == 1),
         )  # fmt: skip
 
     def potential(self, posterior: Any, field: Tensor) -> Tensor:

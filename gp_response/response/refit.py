@@ -49,6 +49,7 @@ def refit_response(
     count = len(perturbation.columns(data))
     base = head.condition(data)
     beta, before = base.beta, expectation(base, observable)
+    shown = observable.under(base)
     del base  # at 12,000 rows it holds 2 GiB
     if h is None:
         matrix, order = _derivative(head, data, observable, perturbation, count, before), "refit derivative"
@@ -56,16 +57,16 @@ def refit_response(
         bar = tqdm(range(count), desc="refits", disable=not progress, leave=False)
         after = [expectation(head.condition(_one(perturbation, data, c, count, h)), observable) for c in bar]
         matrix, order = torch.stack(after, dim=1) - before[:, None], "refit"
-    converged = torch.ones(len(observable.points), dtype=torch.bool, device=matrix.device)
+    converged = torch.ones(len(shown.points), dtype=torch.bool, device=matrix.device)
     return Susceptibility.of(
-        data, observable, perturbation, beta=beta,
+        data, shown, perturbation, beta=beta,
         matrix=matrix, error=torch.zeros_like(matrix), converged=converged, order=order, h=h,
     )  # fmt: skip
 
 
 def expectation(posterior: Posterior, observable: Observable) -> Tensor:
     """⟨O⟩ under a posterior, (m,)."""
-    observable = observable.under(posterior.likelihood)
+    observable = observable.under(posterior)
     probe = posterior.probe(observable.points)
     return observable.expectation(Marginals(probe.mean.value, probe.variance.value, posterior.noise))
 

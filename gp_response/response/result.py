@@ -97,7 +97,7 @@ class Susceptibility:
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data)),
             kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
-            samples=len(data.train), observable=type(observable).__name__.lower(),
+            samples=len(data.train), observable=observable.kind,
             every_sample=getattr(perturbation, "rows", ()) is None,
             flagged=tuple(torch.nonzero(flagged).flatten().tolist()),
         )  # fmt: skip

@@ -32,6 +32,11 @@ class Ground(NamedTuple):
 
 def stand(posterior: Posterior, energy: Energy) -> Ground:
     """Forces for an energy. For training rows they use residuals that cancel nothing."""
+    if not posterior.conjugate:
+        # Sites stand at the posterior's own means: what is left of their quadratic is the force.
+        there = None if energy.points is None else posterior.probe(energy.points)
+        off = posterior.residuals.error.max() if there is None else there.mean.error[energy.at]
+        return Ground(Certified(energy.pull, energy.curvature.abs() * off), there)
     if energy.points is not None:
         there = posterior.probe(energy.points)
         residual = Certified(energy.target - there.mean.value[energy.at], there.mean.error[energy.at])

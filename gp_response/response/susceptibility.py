@@ -71,13 +71,13 @@ class FirstOrder:
     """One posterior, observable and perturbation: answers at any of the observable's points."""
 
     def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation):
-        self.posterior, self.asked, self.perturbation = posterior, observable, perturbation
-        self.observable = observable.under(posterior.likelihood)
-        self.points = posterior.points(observable.points)
+        self.posterior, self.perturbation = posterior, perturbation
+        self.observable = observable.under(posterior)
+        self.points = posterior.points(self.observable.points)
         self.energy: Energy = perturbation.energy_of(posterior)
         self.ground = stand(posterior, self.energy)
         self.like = posterior.residuals.value  # what probes compute in; the result is rounded to the data's precision
-        self.count = count_observables(observable)
+        self.count = count_observables(self.observable)
 
     def answer(self, where: Tensor) -> Answer:
         """Derivatives of the functional at the points `where` (q,) by every column, (q, c)."""
@@ -99,19 +99,19 @@ class FirstOrder:
         with tqdm(total=len(self.points), desc="susceptibility", disable=not progress, leave=False) as bar:
             rows = self._rows(0, self.count, step, bar)
         return Susceptibility.named(
-            self.posterior.data, self.asked, self.perturbation, beta=self.posterior.beta,
+            self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta,
             matrix=rows.matrix, error=rows.error, flagged=rows.flagged, order="first",
         )  # fmt: skip
 
     def in_store(self, path: Path, room: int, progress: bool) -> StoredSusceptibility:
         empty = self.like.new_zeros(0, self.energy.columns)
         described = Susceptibility.named(
-            self.posterior.data, self.asked, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
+            self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
             flagged=torch.zeros(0, dtype=torch.bool), order="first",
         )  # fmt: skip
         facts = [getattr(described, name) for name in Susceptibility.facts()]
         mark = fingerprint(
-            "first", self.posterior, type(self.asked).__qualname__, self.points, self.observable.weights,
+            "first", self.posterior, type(self.observable).__qualname__, self.points, self.observable.weights,
             self.observable.local_data(), _answers(self.observable), described.rows, described.columns, facts,
             list(vars(self._force()).values()),
         )  # fmt: skip
