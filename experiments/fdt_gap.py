@@ -10,7 +10,7 @@ Measured against the number of inducing points M, rows N and noise variance (of 
 airfoil (regression), breast_cancer and magic (Bernoulli). Kernels: Matérn-5/2, trained once by the exact evidence of the same
 rows (Gaussian: a lengthscale a column, at most 30 steps of L-BFGS, the noise then set to what is asked; Bernoulli: one
 lengthscale, Laplace's evidence, 20 steps) and then the same for every M. SGPR and Bernoulli take pivoted inducing points;
-"svgp" trains their places by 300 minibatch steps with all else held. At the same points a conditioned Gaussian SVGP is SGPR.
+"svgp" trains their places by 300 minibatch steps with all else held (at M = N they are the rows). At the same points a conditioned Gaussian SVGP is SGPR.
 
 Command: gp-response run fdt_gap [--smoke]; one case: gp-response run fdt_gap case="sgpr weather 400 0.1"
 Cost: 5 seconds to a minute and a half a case on one thread, 22 cases, below 3 GiB.
