@@ -166,15 +166,15 @@ def verified(head: Any, data: gr.Dataset, perturbed: int, asked: int, seed: int)
     gr.susceptibility(
         head.condition(data), observable, change
     )  # torch loads parts of itself only now, in three seconds
-    started = time.perf_counter()
+    started = time.process_time()
     posterior = head.condition(data)
-    conditioned = time.perf_counter()
+    conditioned = time.process_time()
     chi = gr.susceptibility(posterior, observable, change)
-    done = time.perf_counter()
+    done = time.process_time()
     up, down, gone = (
         gr.refit_response(head, data, observable, change, h=h).matrix for h in (DIFFERENCE, -DIFFERENCE, -1.0)
     )
-    refitted = time.perf_counter()
+    refitted = time.process_time()
     slope = (up - down) / (2.0 * DIFFERENCE)
     gap = (chi.matrix - slope).abs() / slope.abs().amax(dim=1, keepdim=True)
     return {
