@@ -54,7 +54,7 @@ class Gaussian(Likelihood):
         return 0.5 * ((2.0 * math.pi * noise).log() + ((y - mean) ** 2 + variance) / noise)
 
     def __repr__(self) -> str:
-        return f"Gaussian(noise={float(self.noise):.4g})"
+        return f"Gaussian(noise={float(self.noise.detach()):.4g})"
 
 
 class RowGaussian(Gaussian):
