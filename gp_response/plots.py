@@ -217,7 +217,10 @@ def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, st
 
 
 def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Gaps against M/N, inducing points a row, both logarithmic: by title of the panel, then name of the line."""
+    """Gaps against M/N, inducing points a row, both logarithmic: by title of the panel, then name of the line.
+
+    Of more than three lines the second half is dashed, in the colours of the first.
+    """
     if not panels or not all(panels.values()):
         raise InputError("a panel without lines; give each at least one, as pairs (M/N, gap)")
     with matplotlib.rc_context(STYLE):
@@ -226,10 +229,9 @@ def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
         for axes, (title, lines) in zip(rows[0], panels.items(), strict=True):
             for i, (name, pairs) in enumerate(lines.items()):
                 x, y = (_finite(f"{title}, {name}", part) for part in zip(*pairs, strict=True))
-                second = len(lines) > 3 and i >= len(lines) // 2
-                colour = _colours(len(lines))[i % 3 if len(lines) == 6 else i]
-                style = {"linestyle": "--" if second else "-", "marker": MARKS[i % len(MARKS)], "ms": 3.0}
-                axes.plot(x, y, color=colour, label=name, **style)
+                half = (len(lines) + 1) // 2 if len(lines) > 3 else len(lines)
+                style = {"linestyle": "-" if i < half else "--", "marker": MARKS[i % len(MARKS)], "ms": 3.0}
+                axes.plot(x, y, color=COLOURS[i % half % len(COLOURS)], label=name, **style)
             for which in ("x", "y"):
                 _log_axis(axes, which)
             axes.set(xlabel="M/N", title=title)
