@@ -186,7 +186,7 @@ def _variational(problem: Problem) -> Fixed:
         mean, variance, held, bound, change = moved, spread, blended, reached, size / rate
         stalled = stalled + 1 if change > 0.5 * least else 0
         least = min(least, change)
-        if change < TOLERANCE or (change < STALLED and stalled > 20):
+        if change < TOLERANCE or (change < STALLED and stalled > 60):
             break
         rate = max(0.05, 0.6 * rate) if change > last else min(1.0, 1.1 * rate)
         last = change

@@ -91,13 +91,24 @@ class InducingHead(nn.Module):
             self.raw_noise_floor = float(self.likelihood.noise_constraint.inverse_transform(floor))
 
     def place(self, data: Dataset, *, again: bool = False) -> None:
-        """Choose the inducing points from the training rows, unless they are there already."""
-        if self.points is not None and not again:
+        """Choose the inducing points from the training rows, unless they are there already.
+
+        Raises:
+            InputError: given points are of another dimension than the rows or their features.
+        """
+        if inside_transform():
             return
         base, features = split_features(self.kernel)
         with torch.no_grad():
-            x = data.train.x.double()
+            x = data.train.x.double() if self.points is None or again else data.train.x[:1].double()
             z = x if features is None else call_in_dtype_of(x, features, lambda f, p: f(p), x)
+            if self.points is not None and not again:
+                if self.points.shape[1] != z.shape[1]:
+                    raise InputError(
+                        f"inducing points of shape {tuple(self.points.shape)}; expected (m, {z.shape[1]}), "
+                        + ("as the rows are" if features is None else "as their features are")
+                    )
+                return
             chosen = choose_inducing(
                 base, z, min(self.count, len(z)), method=self.placement, weights=data.train.weights, seed=self.seed
             )

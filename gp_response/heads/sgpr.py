@@ -69,6 +69,7 @@ class SGPR(InducingHead):
             self.place(data)
         trace = train(self, data, training)
         posterior = self.condition(data)
+        assert isinstance(posterior, SitePosterior)
         posterior.trace = trace
         return posterior
 

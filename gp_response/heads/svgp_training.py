@@ -28,7 +28,7 @@ from gp_response.likelihoods import Gaussian, RowGaussian
 BATCH = 1024
 FEWEST, MOST_STEPS, EPOCHS = 1000, 6000, 40
 CHECK = 50
-SLOWER = 0.4  # of the full-batch learning rate: gradients of minibatches are noisy
+SETTLING = 10  # steps of the Gaussian alone: seen from the prior mean, all data are noise
 RATE = 0.1  # natural-gradient rate that is settled to: an average over ten minibatches
 
 
@@ -88,20 +88,19 @@ class _Minibatches:
         features = feature_parameters(head.kernel)
         few = [p for p in all_parameters(head) if all(p is not f for f in features)]
         self.optimiser = joint_optimiser(few, features, training, self.total)
-        for group, slower in zip(self.optimiser.param_groups, (SLOWER, 1.0), strict=False):
-            group["lr"] *= slower
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, self.steps)
         self.left = torch.zeros(0, dtype=torch.long)
 
     def run(self) -> None:
         stopping = EarlyStopping(self.head, patience=self.training.patience)
-        self.trace.message, loss = f"{self.steps} steps", float("nan")
+        self.trace.message, losses = f"{self.steps} steps", []
         bar = tqdm(range(self.steps), desc="fit (svgp)", disable=not self.training.progress, leave=False)
         for step in bar:
-            loss = self._step(self._batch(), step)
+            losses.append(self._step(self._batch(), step))
             if (step + 1) % CHECK and step != self.steps - 1:
                 continue
-            score = self._score(self.held_out.test)
+            score, loss = self._score(self.held_out.test), sum(losses) / len(losses)
+            losses.clear()
             self.trace.add(
                 "minibatches", loss + self.q.divergence() / self.total, **({} if score is None else {"held_out": score})
             )
@@ -143,9 +142,10 @@ class _Minibatches:
             shift = fixed @ (weight * (sites.force + curvature * (at - before)))
             rate = 1.0 if self.rows >= self.total else max(RATE, 1.0 / (step + 1.0))
             self.q.step(rate, (fixed * (weight * curvature)) @ fixed.T, shift)
-        self.optimiser.step()
-        self.schedule.step()
-        keep_noise_above_floor(head)
+        if step >= SETTLING:
+            self.optimiser.step()
+            self.schedule.step()
+            keep_noise_above_floor(head)
         return loss.item()
 
     def _marginals(self, batch: Split) -> tuple[Tensor, Tensor, Tensor]:
