@@ -14,9 +14,10 @@ lengthscale, Laplace's evidence, 20 steps) and then the same for every M. SGPR a
 Gaussian SVGP is SGPR.
 
 Command: gp-response run fdt_gap [--smoke]; one case: gp-response run fdt_gap case="sgpr weather 400 0.1"
-Cost: 5 seconds to two minutes a case on one thread, 22 cases, 20 minutes together, below 3 GiB.
+Cost: 5 seconds to two minutes a case on one thread, three for a variational one, 22 cases, 20 minutes together, below 3 GiB.
 Expected: SGPR at M = N at most 1e-9; at M = N/10 on weather 5, 46 and 450 for noise 0.1, 0.01 and 0.001 (1/noise), whatever N,
-and half as much with trained points; Laplace at M = N 0.34 (magic) and 2 (breast_cancer), reached at M = N/5 already.
+and half as much with trained points; at M = N 0.34 (magic) and 2 (breast_cancer) for Laplace, 0.04 and 0.2 for the variational
+Gaussian, which are reached at M = 0.4 N. The closed form is within 1e-8 of the refit everywhere.
 
 Data: concrete and airfoil from the folder named by GP_RESPONSE_DATA, or downloaded; all else is packaged.
 """
