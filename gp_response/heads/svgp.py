@@ -28,11 +28,20 @@ class SVGP(InducingHead):
     the hyperparameters as they are, to twelve digits: it streams over the rows, in one pass for Gaussian noise. So what is
     returned sits at its optimum, where its response is defined.
 
+        data = gr.load("magic")                       # labels 0 and 1
+        posterior = gr.SVGP(gr.Matern32(ard=data.dim), 200, gr.Bernoulli()).fit(data)
+        p, _ = posterior.likelihood.predictive(posterior.mean(data.test.x), posterior.variance(data.test.x))
+        chi = gr.susceptibility(posterior, gr.pointwise(data.test.x[:5], torch.sigmoid), gr.reweight())
+
     Args:
         kernel, inducing, mean, beta, jitter, placement, seed: see `InducingHead`.
-        likelihood: None is `Gaussian(noise=0.1)`.
+        likelihood: None is `Gaussian(noise=0.1)`; `Bernoulli()`, `Poisson()`, `StudentT(scale, degrees)`, `Categorical(classes)`,
+            or one of your own.
         approximation: "variational", the best Gaussian in the sense of KL, or "laplace", the one around the mode; always the
             latter for `Categorical`, whose hyperparameters are trained by Laplace's evidence of at most 1,000 rows.
+
+    Raises:
+        InputError: arguments that cannot be.
     """
 
     def __init__(
