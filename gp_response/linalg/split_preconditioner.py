@@ -1,11 +1,12 @@
 """What every preconditioner offers: `M = L Lᵀ`, to be applied from both sides (split preconditioning, Saad 2003, section 9.2.1)."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class SplitPreconditioner(Protocol):
     """`M = L Lᵀ` near a system B.
 
