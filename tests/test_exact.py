@@ -241,3 +241,13 @@ def test_a_matrix_that_is_not_positive_definite_is_an_error_not_a_jitter():
         gr.Cholesky().solve(-torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
     with pytest.raises(gr.SolverError, match="NaN"):
         gr.Cholesky().solve(torch.full((3, 3), float("nan"), dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_prior_of_the_noise_counts_in_training():
+    data = waves(40)
+    prior = gpytorch.priors.LogNormalPrior(0.0, 0.1)
+    free, held = gr.Exact(gr.RBF(), noise=0.1), gr.Exact(gr.RBF(), noise=0.1, noise_prior=prior)
+    assert float(held.log_prior()) == pytest.approx(float(prior.log_prob(torch.tensor(0.1, dtype=torch.float64))))
+    for head in (free, held):
+        head.fit(data, training=QUIET)
+    assert float(free.noise) < 0.5 < float(held.noise)

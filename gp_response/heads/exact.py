@@ -38,6 +38,7 @@ class Exact(nn.Module):
         beta: inverse temperature of `p₀(f) exp(-β Σ ρ_i ℓ_i)`; 1 is the ordinary posterior.
         likelihood: None is Gaussian noise. Others are approximated around the mode (Laplace), up to 20,000 rows; `noise` and
             `solver` are then not used.
+        noise_prior: gpytorch prior of σ², which `fit` adds to the evidence as it does those of the kernel.
 
     Raises:
         InputError: beta not positive and finite, noise negative or not finite, or kernel not a Kernel.
@@ -52,6 +53,7 @@ class Exact(nn.Module):
         mean: float | nn.Module = 0.0,
         beta: float = 1.0,
         likelihood: Likelihood | None = None,
+        noise_prior: gpytorch.priors.Prior | None = None,
     ):
         super().__init__()
         if likelihood is not None and not isinstance(likelihood, Likelihood):
@@ -79,7 +81,7 @@ class Exact(nn.Module):
         # Zero is -inf here, where nothing moves it.
         self.raw_noise = nn.Parameter(self.noise_constraint.inverse_transform(start), requires_grad=float(noise) > 0.0)
         self.raw_noise_floor = -float("inf")
-        self.likelihood = likelihood
+        self.likelihood, self.noise_prior = likelihood, noise_prior
         # What the last Laplace approximation needed, and where it ended.
         self.latent_jitter: float | None = None
         self.latent_start: Start | None = None
@@ -147,8 +149,10 @@ class Exact(nn.Module):
         return fit + white.log_normaliser(data, noise, self.beta)
 
     def log_prior(self) -> Tensor:
-        """Log density of the hyperparameters' gpytorch priors, 0-dim; 0 without priors. `fit` adds it to the evidence."""
+        """Log density of the gpytorch priors of kernel and noise, 0-dim; 0 without priors. `fit` adds it to the evidence."""
         terms = [prior.log_prob(value(module)).sum() for _, module, prior, value, _ in self.kernel.named_priors()]
+        if self.noise_prior is not None and self.likelihood is None:
+            terms.append(self.noise_prior.log_prob(self.noise))
         return torch.stack(terms).sum() if terms else self.raw_noise.new_zeros(())
 
     def fit(
