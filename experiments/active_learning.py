@@ -106,9 +106,9 @@ def our_model(x: Tensor, z: Tensor) -> Any:
     prior = LogNormalPrior(math.sqrt(2.0) + 0.5 * math.log(d), math.sqrt(3.0))
     start = [math.exp(float(prior.loc) - float(prior.scale) ** 2)] * d  # its mode, as BoTorch
     # BoTorch trains a constant mean; here it has a prior and is averaged over.
-    kernel = gr.RBF(lengthscale=start, outputscale=None, lengthscale_prior=prior) + gr.Constant(MEAN).requires_grad_(
-        False
-    )
+    kernel = gr.RBF(lengthscale=start, outputscale=None, lengthscale_prior=prior) + gr.Constant(
+        outputscale=MEAN
+    ).requires_grad_(False)
     head = gr.Exact(kernel, noise=math.exp(-5.0), noise_prior=LogNormalPrior(-4.0, 1.0))  # BoTorch's, from its mode
     training = gr.Training(least_noise=1e-4, progress=False)
     return head.fit(gr.dataset(x, z, standardise=False), training=training).to_botorch()
