@@ -99,7 +99,7 @@ def test_kept_blocks_and_the_number_of_threads_change_rounding_at_most(dtype, ex
 
 
 def test_long_sums_in_float32_lose_few_digits():
-    """Of 20,000 equal numbers a running sum in float32 would lose three; with one thread more tiles are added in a row."""
+    """Of 20,000 equal numbers a running sum in float32 would lose three digits; one thread adds more tiles in a row."""
     x, v = torch.zeros(20_000, 2), torch.ones(20_000, 3) / 3.0
     exact = float(v[:, 0].double().sum())
     for rows, columns in ((x, x), (x[:5], x)):
