@@ -17,8 +17,9 @@ candidates, is less even: medians 0.026, 0.17 and 0.19 after 20, 0.034, 0.12 and
 0.16, 0.33 and 0.31.
 
 Optimisation: the same Sobol points to start with for every model of a seed, no noise, targets standardised at each step,
-RBF kernels with BoTorch's priors of lengthscales and noise. Average: packaged weather data, hyperparameters trained once on other rows;
-the truth is what the model says with the labels of all candidates.
+RBF kernels with BoTorch's priors of lengthscales and noise; BoTorch trains a constant mean, ours has an uncertain one.
+Average: packaged weather data, hyperparameters trained once on other rows; the truth is what the model says with the labels
+of all candidates.
 """
 
 import math
