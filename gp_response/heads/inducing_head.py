@@ -68,6 +68,7 @@ class InducingHead(nn.Module):
         self.prior_mean, self.beta, self.jitter = as_prior_mean(mean), float(beta), jitter
         self.placement, self.seed, self.count = placement, seed, _count(inducing, name)
         points = inducing if isinstance(inducing, Tensor) else None
+        self.chosen = points is None  # from the data
         self.register_parameter("points", None if points is None else nn.Parameter(points.detach().double().clone()))
         self.raw_noise_floor = -float("inf")
         self._jitter_used: float | None = None
