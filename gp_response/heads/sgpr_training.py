@@ -16,6 +16,7 @@ from gp_response.data import Dataset
 from gp_response.heads.exact import Exact
 from gp_response.heads.held_out import HeldOut
 from gp_response.heads.lbfgs import all_parameters, minimise_evidence
+from gp_response.heads.rows import Rows
 from gp_response.heads.trace import Trace
 from gp_response.heads.training import Training
 
@@ -44,6 +45,8 @@ def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) ->
     brief = replace(training, steps=min(STEPS, training.steps or STEPS), restarts=0)
     for _ in range(ROUNDS if chosen else 1):
         head.place(data, again=chosen)
+        if chosen:
+            _count_what_is_left_out_as_noise(head, data)
         few = [p for p in all_parameters(head) if p is not head.points]
         minimise_evidence(head, data, brief if chosen else training, rows, generator, trace, few)
     if rows * len(head.points) ** 2 <= CHEAP:
@@ -51,6 +54,15 @@ def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) ->
     trace.train_nll = HeldOut(data, None).train_score(head)
     trace.seconds = time.perf_counter() - started
     return trace
+
+
+@torch.no_grad()
+def _count_what_is_left_out_as_noise(head: Any, data: Dataset) -> None:
+    """Raise the noise to what the features leave out on average: with less, the bound is all about that."""
+    basis = head.basis()
+    left_out = basis.diagonal(data.train.x) - Rows(basis, data.train.x.double(), keep=0).norms()
+    least = torch.maximum(head.noise, left_out.mean().clamp_min(0.0))
+    head.raw_noise.copy_(head.likelihood.noise_constraint.inverse_transform(least))
 
 
 __all__ = ["train_sgpr"]
