@@ -3,7 +3,7 @@
 Where the points lie best depends on the hyperparameters, and the bound's gradient in m d coordinates costs more than it brings
 while those are far off. So hyperparameters start from the exact evidence of few rows, and the points are chosen for them;
 then the bound moves the hyperparameters and the points are chosen again (Burt, Rasmussen & van der Wilk 2020, section 7), and
-where that is cheap the points learn at the end.
+at the end all of them learn together.
 """
 
 import time
@@ -21,8 +21,8 @@ from gp_response.heads.trace import Trace
 from gp_response.heads.training import Training
 
 FEW_ROWS = 2000  # in the exact evidence to start with
-ROUNDS, STEPS = 2, 25  # of choosing points, and L-BFGS steps of the hyperparameters in each
-CHEAP = 4e9  # n m² up to which the points themselves are trained: a tenth of a second a step
+ROUNDS, STEPS = 2, 10  # of choosing points, and L-BFGS steps of the hyperparameters in each
+CHEAP, TOGETHER = 4e9, 80  # n m² beyond which a step takes seconds, and the steps that are then taken in the end
 
 
 def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) -> Trace:
@@ -49,8 +49,9 @@ def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) ->
             _count_what_is_left_out_as_noise(head, data)
         few = [p for p in all_parameters(head) if p is not head.points]
         minimise_evidence(head, data, brief if chosen else training, rows, generator, trace, few)
-    if rows * len(head.points) ** 2 <= CHEAP:
-        minimise_evidence(head, data, training, rows, generator, trace, all_parameters(head))
+    if training.steps is None and rows * len(head.points) ** 2 > CHEAP:
+        training = replace(training, steps=TOGETHER)
+    minimise_evidence(head, data, training, rows, generator, trace, all_parameters(head))
     trace.train_nll = HeldOut(data, None).train_score(head)
     trace.seconds = time.perf_counter() - started
     return trace
