@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 import gp_response as gr
+from gp_response.data.two_thirds import two_thirds
 from gp_response.data.uci import VARIABLE
 from gp_response.errors import DataError
 from gp_response.heads.stochastic import Effort, StochasticEvidence
@@ -136,16 +137,6 @@ def trained(name: str, rows: int | None, seed: int, probes: int) -> dict[str, An
         result |= {"published_rmse": rmse, "published_nll": nll}
         result["no_worse"] = result["rmse"] <= rmse + rmse_spread and result["nll"] <= nll + nll_spread
     return result
-
-
-def two_thirds(name: str, rows: int | None, seed: int) -> gr.Dataset:
-    """A random two thirds to train on and the rest to test on, standardised by the former."""
-    whole = gr.load(name, n=rows, standardise=False)
-    x, y = (torch.cat([getattr(whole.train, part), getattr(whole.test, part)]) for part in ("x", "y"))
-    at = torch.cat([whole.train.rows, whole.test.rows]).argsort()
-    order = at[torch.from_numpy(np.random.default_rng(seed).permutation(len(at)))]
-    few, rest = order[: 2 * len(order) // 3], order[2 * len(order) // 3 :]
-    return gr.dataset(x[few], y[few], test_x=x[rest], test_y=y[rest], names=whole.names, target=whole.target)
 
 
 @torch.no_grad()

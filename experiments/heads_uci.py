@@ -17,10 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 import gp_response as gr
+from gp_response.data.two_thirds import two_thirds
 from gp_response.provenance import peak_memory
 from gp_response.report import number
 
@@ -95,16 +93,6 @@ def make(head: str, kernel: gr.Kernel, inducing: int, seed: int) -> Any:
     if head == "svgp":
         return gr.SVGP(kernel, inducing, gr.Gaussian(0.1), seed=seed)
     raise gr.InputError(f"head {head!r}; expected exact, sgpr or svgp")
-
-
-def two_thirds(name: str, rows: int | None, seed: int) -> gr.Dataset:
-    """A random two thirds to train on and the rest to test on, standardised by the former."""
-    whole = gr.load(name, n=rows, standardise=False)
-    x, y = (torch.cat([getattr(whole.train, part), getattr(whole.test, part)]) for part in ("x", "y"))
-    at = torch.cat([whole.train.rows, whole.test.rows]).argsort()
-    order = at[torch.from_numpy(np.random.default_rng(seed).permutation(len(at)))]
-    few, rest = order[: 2 * len(order) // 3], order[2 * len(order) // 3 :]
-    return gr.dataset(x[few], y[few], test_x=x[rest], test_y=y[rest], names=whole.names, target=whole.target)
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:

@@ -28,6 +28,7 @@ class Rows:
         room = int(SHARE * (2**32 if free is None else free)) if keep is None else keep
         self._keeps = inside_transform() or 8 * len(x) * len(basis) <= room
         self._kept: list[tuple[slice, Tensor]] | None = None
+        self._norms: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -75,7 +76,10 @@ class Rows:
 
     def norms(self) -> Tensor:
         """`‖φ_i‖²`, (n,)."""
-        return torch.cat([features.square().sum(dim=0) for _, features in self.blocks()])
+        # Every probe asks for them; features that are not kept would be evaluated again each time.
+        if self._norms is None:
+            self._norms = torch.cat([features.square().sum(dim=0) for _, features in self.blocks()])
+        return self._norms
 
     def _slices(self) -> Iterator[slice]:
         step = block_size(24 * len(self.basis), 2**29, most=BLOCK)
