@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
-from gp_response.posterior import Certified, rounded
+from gp_response.posterior import Certified, Posterior, rounded
 from gp_response.response.archive import read_archive, write_archive
 from gp_response.response.convert import convert
 from gp_response.response.observable import Observable
@@ -23,6 +23,14 @@ SIGNS = {
     "refit": "<O>_h - <O>_0 of an actual refit",
     "refit derivative": "d<O>/dh through an actual refit",
 }
+
+
+class Source(NamedTuple):
+    """What a first-order response was asked of, kept so that it can be asked again elsewhere (`gr.pattern` does)."""
+
+    posterior: Posterior
+    observable: Observable
+    perturbation: Perturbation
 
 
 class Modes(NamedTuple):
@@ -51,6 +59,7 @@ class Susceptibility:
         beta: inverse temperature. samples: number of training rows n.
         convention: "rho" (d/dρ), or what `to` converted to.
         every_sample: the columns are all training rows, one each, in order.
+        source: the posterior, observable and perturbation of a first-order response in memory; not stored, else None.
         converged: 0-dim bool, every solve reached its tolerance and every bound is finite; `flagged` lists the rows
             (observables) of which that is not true.
     """
@@ -69,6 +78,7 @@ class Susceptibility:
     observable: str = ""
     every_sample: bool = False
     flagged: tuple[int, ...] = field(default=())
+    source: "Source | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -88,6 +98,7 @@ class Susceptibility:
     def named(
         cls, data: Dataset, observable: Observable, perturbation: Perturbation, *, beta: float,
         matrix: Tensor, error: Tensor, flagged: Tensor, order: str, h: float | None = None,
+        source: Source | None = None,
     ) -> "Susceptibility":  # fmt: skip
         """The same where it is known which observables are flagged, bool (m,)."""
         dtype = data.train.x.dtype
@@ -99,13 +110,14 @@ class Susceptibility:
             kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
             samples=len(data.train), observable=observable.kind,
             every_sample=getattr(perturbation, "rows", ()) is None,
-            flagged=tuple(torch.nonzero(flagged).flatten().tolist()),
+            flagged=tuple(torch.nonzero(flagged).flatten().tolist()), source=source,
         )  # fmt: skip
 
     @classmethod
     def facts(cls) -> tuple[str, ...]:
         """Names of the fields that describe the whole response rather than its rows and columns."""
-        return tuple(n for n in cls.__dataclass_fields__ if n not in ("matrix", "error", "rows", "columns", "flagged"))
+        own = ("matrix", "error", "rows", "columns", "flagged", "source")
+        return tuple(n for n in cls.__dataclass_fields__ if n not in own)
 
     @property
     def sign(self) -> str:
@@ -143,7 +155,7 @@ class Susceptibility:
             InputError: unknown name, or a response for which the convention has no meaning.
         """
         matrix, error, unit = convert(self, convention)
-        return replace(self, matrix=matrix, error=error, unit=unit, convention=convention)
+        return replace(self, matrix=matrix, error=error, unit=unit, convention=convention, source=None)
 
     def to_xarray(self) -> xr.Dataset:
         """Variables `response` and `error` over the dimensions observable and perturbation, everything else as attributes."""
@@ -157,7 +169,7 @@ class Susceptibility:
         )
 
     def metadata(self) -> dict[str, Any]:
-        names = [n for n in self.__dataclass_fields__ if n not in ("matrix", "error")]
+        names = [n for n in self.__dataclass_fields__ if n not in ("matrix", "error", "source")]
         return {name: getattr(self, name) for name in names} | {"sign": self.sign, "converged": bool(self.converged)}
 
     def save(self, path: str | Path) -> Path:
@@ -204,7 +216,9 @@ class Susceptibility:
         if (self.rows, self.columns, self.convention) != (other.rows, other.columns, other.convention):
             raise InputError("adding responses with different rows, columns or conventions; use their matrices instead")
         flagged = tuple(sorted({*self.flagged, *other.flagged}))
-        return replace(self, matrix=self.matrix + other.matrix, error=self.error + other.error, flagged=flagged)
+        return replace(
+            self, matrix=self.matrix + other.matrix, error=self.error + other.error, flagged=flagged, source=None
+        )
 
     def __sub__(self, other: Any) -> Tensor:
         return self.matrix - (other.matrix if isinstance(other, Susceptibility) else other)
@@ -219,4 +233,4 @@ class Susceptibility:
         return self.matrix @ (other.matrix if isinstance(other, Susceptibility) else other)
 
 
-__all__ = ["Modes", "Susceptibility"]
+__all__ = ["Modes", "Source", "Susceptibility"]

@@ -15,7 +15,7 @@ from gp_response.response.coupled import coupled_answer
 from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Derivatives, Marginals, Observable
 from gp_response.response.perturbation import Energy, Perturbation
-from gp_response.response.result import Susceptibility
+from gp_response.response.result import Source, Susceptibility
 from gp_response.response.sites import by_column, covariances, stand
 from gp_response.response.stored import StoredSusceptibility, store_for
 
@@ -71,7 +71,7 @@ class FirstOrder:
     """One posterior, observable and perturbation: answers at any of the observable's points."""
 
     def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation):
-        self.posterior, self.perturbation = posterior, perturbation
+        self.posterior, self.asked, self.perturbation = posterior, observable, perturbation
         self.observable = observable.under(posterior)
         self.points = posterior.points(self.observable.points)
         self.energy: Energy = perturbation.energy_of(posterior)
@@ -101,6 +101,7 @@ class FirstOrder:
         return Susceptibility.named(
             self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta,
             matrix=rows.matrix, error=rows.error, flagged=rows.flagged, order="first",
+            source=Source(self.posterior, self.asked, self.perturbation),
         )  # fmt: skip
 
     def in_store(self, path: Path, room: int, progress: bool) -> StoredSusceptibility:
