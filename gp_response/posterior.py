@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
+from gp_response.kernels.look import Look
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.inverse_diagonal import Enclosure
 
@@ -39,16 +40,21 @@ class Probe(ABC):
     """A posterior seen from p points, in float64 whatever the precision of the data.
 
     Attributes:
-        points: (p, d).
-        mean: certified ⟨f⟩, (p,).
-        variance: certified Var f, (p,).
+        look: what is read there, the field's value or its slope; `points` (p, d) says where.
+        mean: certified mean of the reading, (p,).
+        variance: certified variance of it, (p,).
         converged: bool (p,), whether each point's solve reached its tolerance.
     """
 
-    points: Tensor
+    posterior: Any
+    look: Look
     mean: Certified
     variance: Certified
     converged: Tensor
+
+    @property
+    def points(self) -> Tensor:
+        return self.look.points
 
     @property
     def responding(self) -> Certified:
@@ -62,6 +68,10 @@ class Probe(ABC):
     @abstractmethod
     def to(self, other: Any) -> Certified:
         """Covariance of what responds with another probe's points, (p, q)."""
+
+    def toward(self, look: Look) -> Certified:
+        """The same with readings that need not be solved for, (p, q): cheaper than `to` where q is large, its bound wider."""
+        return self.to(self.posterior.probe(look))
 
     def predictive_to(self, other: Any) -> Certified:
         """The same with what an approximate head leaves out, whose diagonal is `variance`."""
@@ -103,8 +113,12 @@ class Posterior(ABC):
         return row_noise(self.data, self.noise)
 
     @abstractmethod
-    def probe(self, x: Tensor) -> Probe:
-        """Look at the field from x (p, d); one solve per point."""
+    def probe(self, x: Tensor | Look) -> Probe:
+        """Look at the field from points x (p, d), or as a `Look` says; one solve per point."""
+
+    def mean_of(self, look: Look) -> Certified:
+        """Means of readings, (p,), where a head can without a solve for each."""
+        return self.probe(look).mean
 
     @abstractmethod
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
@@ -139,6 +153,10 @@ class Posterior(ABC):
         """Variance at x (n, d) that an approximation adds to predictions and that never responds to data, (n,)."""
         x = self.points(x)
         return x.new_zeros(len(x))
+
+    def left_out_slope(self, look: Look) -> Tensor:
+        """Derivative of `left_out` as a reading's points move along its direction, (p,)."""
+        return torch.zeros(len(look), dtype=torch.float64, device=look.points.device)
 
     @property
     def rows_left_out(self) -> Certified:
@@ -204,6 +222,13 @@ class Posterior(ABC):
     def _like(self, value: Tensor) -> Tensor:
         """In the precision of the data; probes compute in float64."""
         return value.to(self.data.train.x.dtype)
+
+    def look(self, x: Any) -> Look:
+        """Points (p, d), or a `Look`, as a checked reading of this posterior's dtype and device."""
+        if not isinstance(x, Look):
+            return Look(self.points(x))
+        points = self.points(x.points)
+        return Look(points, None if x.direction is None else x.direction.to(points).expand_as(points))
 
     def points(self, x: Any) -> Tensor:
         """x as (n, d) points of this posterior's dtype and device, or a clear error."""

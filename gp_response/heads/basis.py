@@ -47,6 +47,10 @@ class Basis:
         """φ(x) for x (p, d), (m, p)."""
         return torch.linalg.solve_triangular(self.lower, self._matrix(self.points, self.z(x)), upper=False)
 
+    def with_kernel(self, kernel: Any) -> "Basis":
+        """The same features under a kernel with other parameters, at the same jitter; differentiable in them."""
+        return Basis(kernel, self.features, self.points, self.jitter)
+
     def without_factor(self) -> "Basis":
         """The same for `z` and `prior` alone, without the matrix it holds."""
         light = copy.copy(self)

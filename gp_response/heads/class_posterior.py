@@ -19,6 +19,7 @@ from gp_response.heads.class_mode import ClassProblem
 from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.sites import Pull
 from gp_response.heads.trace import Trace
+from gp_response.kernels.look import Look
 from gp_response.likelihoods import Categorical
 from gp_response.linalg.system import DenseSystem
 from gp_response.linalg.transforms import inside_transform
@@ -77,9 +78,12 @@ class ClassPosterior(Posterior):
         value = self.problem.labels - self.probabilities
         return Certified(value, torch.full_like(value, 16.0 * EPS + self.change))
 
-    def probe(self, x: Tensor) -> "ClassProbe":
+    def probe(self, x: Tensor | Look) -> "ClassProbe":
         """Look at the fields from points (x, c), (p, d + 1)."""
-        return ClassProbe(self, self.points(x))
+        look = self.look(x)
+        if look.direction is not None:
+            raise InputError("slopes are not here for several classes; use value or contrast")
+        return ClassProbe(self, look.points)
 
     def points(self, x: Any) -> Tensor:
         """x as (p, d + 1) points, the class last."""
@@ -158,7 +162,7 @@ class ClassProbe(Probe):
     """p points (x, c) seen from several fields: features in the class's own block."""
 
     def __init__(self, posterior: ClassPosterior, points: Tensor):
-        self.posterior, self.points = posterior, points
+        self.posterior, self.look = posterior, Look(points)
         x, c = points[:, :-1], points[:, -1].long()
         inner = posterior.basis.at(x)  # (m, p)
         place = torch.nn.functional.one_hot(c, posterior.classes).to(inner).T  # (C, p)

@@ -18,6 +18,7 @@ from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
+from gp_response.kernels.look import Look, between, own
 from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.cholesky import CholeskyFactor
 from gp_response.linalg.evidence_estimate import Estimate, log_evidence, spherical_probes
@@ -66,8 +67,19 @@ class ExactPosterior(Posterior):
         train = self.data.train
         return self.whitening.scale * (train.y.double() - prior_mean_at(self.prior_mean, train.x.double()))
 
-    def probe(self, x: Tensor) -> "ExactProbe":
-        return ExactProbe(self, self.points(x))
+    def probe(self, x: Tensor | Look) -> "ExactProbe":
+        return ExactProbe(self, self.look(x))
+
+    def whitened(self, look: Look) -> Tensor:
+        """`p Cov(f_X, readings)` before the data, (n, p), in float64."""
+        train = self.data.train.x.double()
+        return self.whitening.scale[:, None] * look.double().of(lambda z: self.kernel.matrix(train, z))
+
+    def mean_of(self, look: Look) -> Certified:
+        right = self.whitened(look)
+        start = look.double().of(lambda z: prior_mean_at(self.prior_mean, z))
+        error = right.abs().T @ self.target.error + _rounding(right.abs().T @ self.target.value.abs() + start.abs())
+        return Certified(start + right.T @ self.target.value, error)
 
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self.kernel.matrix(x, y)
@@ -140,10 +152,9 @@ class ExactPosterior(Posterior):
 class ExactProbe(Probe):
     """p points seen from an exact posterior: the columns of `V = B⁻¹ p K_Xx` are kept, in float64."""
 
-    def __init__(self, posterior: ExactPosterior, points: Tensor):
-        self.posterior, self.points = posterior, points
-        train = posterior.data.train.x.double()
-        self.whitened = posterior.whitening.scale[:, None] * posterior.kernel.matrix(train, points.double())
+    def __init__(self, posterior: ExactPosterior, look: Look):
+        self.posterior, self.look = posterior, look.double()
+        self.whitened = posterior.whitened(look)
         self.solution = posterior.factor.solve(self.whitened)
         # What the entries of the right-hand side are rounded by moves the solution, too.
         self.off = _rounding(self.whitened.norm(dim=0))
@@ -154,13 +165,13 @@ class ExactProbe(Probe):
         target = self.posterior.target
         # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
         left, right = torch.cat([self.whitened, self.solution.value]), torch.cat([target.value, target.left])
-        start = prior_mean_at(self.posterior.prior_mean, self.points.double())[:, None]
+        start = self.look.of(lambda z: prior_mean_at(self.posterior.prior_mean, z))[:, None]
         value = residual(start, -left.T, right[:, None])[:, 0]
         error = (self.solution.defect + self.off) * target.defect
         return Certified(value, error + _rounding(left.abs().T @ right.abs() + value.abs()))
 
     def _variance(self) -> Certified:
-        prior = self.posterior.kernel.diagonal(self.points.double())
+        prior = own(self.posterior.kernel, self.look)
         drop = (self.whitened * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
         error = (self.solution.defect + self.off) ** 2
         # Rounding may leave a variance below zero by less than its error bound; zero is then the better value.
@@ -180,11 +191,18 @@ class ExactProbe(Probe):
         return Certified(value, error)
 
     def to(self, other: "ExactProbe") -> Certified:
-        prior = self.posterior.kernel.matrix(self.points.double(), None if other is self else other.points.double())
+        prior = between(self.posterior.kernel.matrix, self.look, None if other is self else other.look)
         drop = self.whitened.T @ other.solution.value + self.solution.value.T @ other.solution.left
         error = (self.solution.defect + self.off)[:, None] * (other.solution.defect + other.off)
         reach = self.whitened.norm(dim=0)[:, None] * other.solution.value.norm(dim=0)
         return Certified(prior - drop, error + _rounding(prior.abs() + reach))
+
+    def toward(self, look: Look) -> Certified:
+        right, look = self.posterior.whitened(look), look.double()
+        prior = between(self.posterior.kernel.matrix, self.look, look)
+        error = (self.solution.error + self.off).T @ right.abs()
+        size = prior.abs() + self.solution.value.abs().T @ right.abs()
+        return Certified(prior - self.solution.value.T @ right, error + _rounding(size))
 
 
 def _factored(factor: FactoredCholesky) -> Enclosure:

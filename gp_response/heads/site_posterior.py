@@ -21,6 +21,7 @@ from gp_response.heads.rows import BLOCK, Rows
 from gp_response.heads.sites import LAPLACE, Coupling, Pull, coupling, pull, pull_by_label
 from gp_response.heads.start import Start
 from gp_response.heads.trace import Trace
+from gp_response.kernels.look import Look, between, own
 from gp_response.likelihoods import Gaussian, Likelihood, RowGaussian
 from gp_response.linalg.system import DenseSystem
 from gp_response.linalg.transforms import inside_transform
@@ -78,8 +79,22 @@ class SitePosterior(Posterior):
         self.weights: Solution = self.factor.solve(self.fixed.right)
         self.trace: Trace | None = None
 
-    def probe(self, x: Tensor) -> "SiteProbe":
-        return SiteProbe(self, self.points(x))
+    def probe(self, x: Tensor | Look) -> "SiteProbe":
+        return SiteProbe(self, self.look(x))
+
+    def mean_of(self, look: Look) -> Certified:
+        look = look.double()
+        features, weights = look.of(self.basis.at), self.weights
+        length = features.norm(dim=0)
+        start = look.of(lambda z: prior_mean_at(self.prior_mean, z))
+        error = length * (weights.defect + self.basis.off * weights.value.norm() + self._mean_slack)
+        error = error + 8.0 * EPS * (features.abs().T @ weights.value.abs() + start.abs())
+        return Certified(start + features.T @ weights.value, error)
+
+    def left_out_slope(self, look: Look) -> Tensor:
+        if self.whole or look.direction is None:
+            return super().left_out_slope(look)
+        return look.double().of(lambda x: self.basis.diagonal(x) - self.basis.at(x).square().sum(dim=0))
 
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self._like(self.basis.prior(self.points(x), self.points(y)))
@@ -114,6 +129,20 @@ class SitePosterior(Posterior):
         off = self.basis.off
         error = length * (self.weights.defect + off * self.weights.value.norm()) + self._mean_slack * self._own.sqrt()
         return Certified(self.problem.y - mean, error + 8.0 * EPS * (self.problem.y.abs() + mean.abs()))
+
+    def log_evidence(self) -> Tensor:
+        """Titsias' collapsed bound of `log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)`, 0-dim, for Gaussian noise.
+
+        Raises:
+            InputError: another likelihood.
+        """
+        noise = self.row_noise
+        problem, off = self.problem, self.problem.y - self.fixed.mean
+        weights = self.weights.value
+        fit = (problem.weight / noise * off.square()).sum() + weights.dot(weights)
+        left_out = (problem.weight / noise * problem.left_out).sum()
+        gibbs = (problem.weight * (2.0 * torch.pi * noise).log()).sum()
+        return -0.5 * (fit + 2.0 * self._factored.diagonal().log().sum() + left_out + gibbs)
 
     @cached_property
     def _own(self) -> Tensor:
@@ -218,15 +247,16 @@ class SitePosterior(Posterior):
 class SiteProbe(Probe):
     """p points seen from a site posterior: their features and `V = Σ⁻¹φ`."""
 
-    def __init__(self, posterior: SitePosterior, points: Tensor):
-        self.posterior, self.points = posterior, points
-        self.features = posterior.basis.at(points)
+    def __init__(self, posterior: SitePosterior, look: Look):
+        self.posterior, self.look = posterior, look.double()
+        self.features = self.look.of(posterior.basis.at)
         self.solution = posterior.factor.solve(self.features)
         self.converged = self.solution.converged
         self.length = self.features.norm(dim=0)
         value = (self.features * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
         self.own = Certified(value.clamp_min(0.0), self._covariance_error(self).diagonal() + 8.0 * EPS * self.length**2)
-        prior = posterior.basis.diagonal(points)
+        prior = own(posterior.basis.kernel, self.look, posterior.basis.z)
+        self.prior = prior
         self.left_out = (prior - self.features.square().sum(dim=0)).clamp_min(0.0)
         self.mean = self._mean()
         off = 8.0 * EPS * prior + 2.0 * posterior.basis.off * self.length**2
@@ -239,7 +269,7 @@ class SiteProbe(Probe):
     def _mean(self) -> Certified:
         weights, posterior = self.posterior.weights, self.posterior
         value = self.features.T @ weights.value + self.solution.value.T @ weights.left
-        value = value + prior_mean_at(posterior.prior_mean, self.points.double())
+        value = value + self.look.of(lambda z: prior_mean_at(posterior.prior_mean, z))
         error = self.solution.defect * weights.defect + posterior.basis.off * self.length * weights.value.norm()
         error = error + posterior._mean_slack * self.own.value.sqrt()
         return Certified(value, error + 8.0 * EPS * (self.features.abs().T @ weights.value.abs() + value.abs()))
@@ -262,20 +292,30 @@ class SiteProbe(Probe):
         error = self._covariance_error(other)
         if self.posterior.whole:
             rest = self.left_out_with(other)
-            value, error = value + rest, error + 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).max()
+            value, error = value + rest, error + 16.0 * EPS * (self.prior[:, None] * other.prior).sqrt()
         return Certified(value, error + 8.0 * EPS * self.length[:, None] * other.length)
+
+    def toward(self, look: Look) -> Certified:
+        look = look.double()
+        features = look.of(self.posterior.basis.at)
+        value, length = self.solution.value.T @ features, features.norm(dim=0)
+        if self.posterior.whole:
+            value = value + between(self.posterior.basis.prior, self.look, look) - self.features.T @ features
+        error = self.posterior._error(self.own.value.sqrt()[:, None], length, self.length[:, None], length)
+        rounding = 8.0 * EPS * (self.solution.value.norm(dim=0) + self.length)
+        return Certified(value, error + (self.solution.defect + rounding)[:, None] * length)
 
     def predictive_to(self, other: "SiteProbe") -> Certified:
         value, error = self.to(other)
         if self.posterior.whole:
             return Certified(value, error)
         off = 2.0 * self.posterior.basis.off * self.length[:, None] * other.length
-        rounding = 16.0 * EPS * self.posterior.basis.prior(self.points[:1]).abs().max()
+        rounding = 16.0 * EPS * (self.prior[:, None] * other.prior).sqrt()
         return Certified(value + self.left_out_with(other), error + off + rounding)
 
     def left_out_with(self, other: "SiteProbe") -> Tensor:
         """`k - Q` between the points of two probes, (p, q)."""
-        prior = self.posterior.basis.prior(self.points, None if other is self else other.points)
+        prior = between(self.posterior.basis.prior, self.look, None if other is self else other.look)
         return prior - self.features.T @ other.features
 
     def _covariance_error(self, other: "SiteProbe") -> Tensor:

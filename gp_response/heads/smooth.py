@@ -12,19 +12,21 @@ from torch import Tensor
 
 from gp_response.data import Dataset, row_noise
 from gp_response.heads.prior_mean import prior_mean_at
+from gp_response.kernels.look import Look, own
 
 
-def smooth_marginals(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the field at x (p, d), each (p,), differentiable in `data.train.weights` from zero on."""
+def smooth_marginals(head: Any, data: Dataset, look: Look) -> tuple[Tensor, Tensor]:
+    """Mean and variance of p readings of the field, each (p,), differentiable in `data.train.weights` from zero on."""
     train, noise = data.train, head.noise.detach().to(data.train.x)
     precision = head.beta * train.weights / row_noise(data, noise)
-    cross = head.kernel.matrix(train.x, x).detach()
+    look = Look(look.points.to(train.x), None if look.direction is None else look.direction.to(train.x))
+    cross = look.of(lambda z: head.kernel.matrix(train.x, z)).detach()
     system = precision[:, None] * head.kernel.matrix(train.x).detach()
     system = system + torch.eye(len(train.y), dtype=system.dtype, device=system.device)
     right = precision[:, None] * torch.cat([(train.y - prior_mean_at(head.prior_mean, train.x))[:, None], cross], dim=1)
     solved = torch.linalg.solve(system, right)
-    mean = prior_mean_at(head.prior_mean, x) + cross.T @ solved[:, 0]
-    return mean, head.kernel.diagonal(x).detach() - (cross * solved[:, 1:]).sum(dim=0)
+    mean = look.of(lambda z: prior_mean_at(head.prior_mean, z)) + cross.T @ solved[:, 0]
+    return mean, own(head.kernel, look).detach() - (cross * solved[:, 1:]).sum(dim=0)
 
 
 __all__ = ["smooth_marginals"]

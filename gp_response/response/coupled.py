@@ -21,8 +21,8 @@ from torch import Tensor
 
 from gp_response.posterior import Certified
 from gp_response.response.assemble import Answer
+from gp_response.response.energy import Energy
 from gp_response.response.observable import Derivatives
-from gp_response.response.perturbation import Energy
 from gp_response.response.sites import Ground, by_column
 
 TOLERANCE, MOST = 1e-13, 500

@@ -14,8 +14,9 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.response.energy import Energy
 from gp_response.response.observable import Marginals, Observable
-from gp_response.response.perturbation import Energy, Perturbation
+from gp_response.response.perturbation import Perturbation
 from gp_response.response.refit import refit_response
 from gp_response.response.result import Susceptibility
 from gp_response.response.sites import Ground, by_column, covariances, stand
@@ -36,7 +37,7 @@ def fluctuation(posterior: Posterior, observable: Observable, perturbation: Pert
         if hasattr(posterior, "classes"):
             raise InputError("fluctuation is not here yet for several classes; use susceptibility and refit_response")
         asked = observable.under(posterior)
-        probe = posterior.probe(posterior.points(asked.points))
+        probe = posterior.probe(posterior.look(asked.look()))
         energy = perturbation.energy_of(posterior)
         ground = stand(posterior, energy)
         seen = _claimed(posterior, probe, energy, ground)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from gp_response.errors import InputError
+from gp_response.kernels.look import Look
 
 
 class Marginals(NamedTuple):
@@ -27,11 +28,13 @@ class Observable(ABC):
 
     Attributes:
         points: (p, d).
+        direction: (p, d), where the functional is of the field's slope along it; None: of its value.
         weights: (m, p), or None for one functional a point (m = p).
         unit: unit of the expectation, in terms of the target's unit y.
     """
 
     points: Tensor
+    direction: Tensor | None = None
     weights: Tensor | None = None
     unit: str = "y"
 
@@ -55,6 +58,10 @@ class Observable(ABC):
             )
         return self
 
+    def look(self) -> Look:
+        """What is read of the field."""
+        return Look(self.points, self.direction)
+
     @property
     def kind(self) -> str:
         """Short name, kept with every result."""
@@ -76,6 +83,12 @@ class Observable(ABC):
         data = tuple(t[:, None] for t in self.local_data())
         old = self.local(at.mean[:, None], at.variance[:, None], at.noise, *data)
         return self.local(at.mean[:, None] + by_mean, at.variance[:, None] + by_variance, at.noise, *data) - old
+
+    def change_by_noise(self, after: Marginals, noise: Tensor) -> Tensor:
+        """What ⟨functional⟩ changes by, (p, c), where σ² does after the marginals (p, c) have."""
+        data = tuple(t[:, None] for t in self.local_data())
+        old = self.local(after.mean, after.variance, after.noise, *data)
+        return self.local(after.mean, after.variance, noise, *data) - old
 
     def collect(self, local: Tensor) -> Tensor:
         """Sum local values (p, …) into observables (m, …)."""
@@ -99,6 +112,17 @@ class Observable(ABC):
         first = vmap(grad(one))(pairs, *data)
         second = vmap(torch.func.jacfwd(grad(one)))(pairs, *data)
         return Derivatives(first[:, 0], first[:, 1], second[:, 0, 0], second[:, 0, 1], second[:, 1, 1])
+
+    def noise_slope(self, at: Marginals, where: Tensor | None = None) -> Tensor:
+        """∂/∂σ² of `local` at fixed marginals, and the derivatives of that by mean and variance, (3, p)."""
+        data = self.local_data() if where is None else tuple(t[where] for t in self.local_data())
+
+        def slope(pair: Tensor, *rest: Tensor) -> Tensor:
+            return grad(lambda noise: self.local(pair[0], pair[1], noise, *rest))(at.noise)
+
+        pairs = torch.stack([at.mean, at.variance], dim=1)
+        bend = vmap(grad(slope))(pairs, *data)
+        return torch.stack([vmap(slope)(pairs, *data), bend[:, 0], bend[:, 1]])
 
 
 class Derivatives(NamedTuple):

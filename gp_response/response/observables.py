@@ -127,6 +127,25 @@ class Contrast(Value):
         self.points, self.weights = torch.cat([x, other.to(x)]), torch.cat([one, -one], dim=1)
 
 
+class Gradient(Value):
+    """The slopes of the field at each point along each column of its inputs, `∂f/∂x_j(x_a)`; see `gradient`."""
+
+    unit = "y per unit of x"
+
+    def __init__(self, x: Any):
+        x = as_points(x, "gradient")
+        p, d = x.shape
+        self.points = x.repeat_interleave(d, dim=0)
+        self.direction = torch.eye(d, dtype=x.dtype, device=x.device).repeat(p, 1)
+
+    def names(self) -> list[str]:
+        d = self.points.shape[1]
+        return [f"gradient[{k // d},{k % d}]" for k in range(len(self.points))]
+
+    def under(self, posterior: Any) -> Observable:
+        return Observable.under(self, posterior)
+
+
 class Average(Value):
     """A weighted mean of the field over points; see `average`."""
 
@@ -189,6 +208,14 @@ def contrast(x: Any, other: Any) -> Contrast:
     return Contrast(x, other)
 
 
+def gradient(x: Any) -> Gradient:
+    """The input gradient `∂f/∂x_j` at x (p, d): p·d observables, point by point, in the units of `data.train.x`.
+
+    The field needs a slope: Matérn-1/2 has none, and asking for it is refused.
+    """
+    return Gradient(x)
+
+
 def average(x: Any, weights: Any = None) -> Average:
     """`Σ_a w_a f(x_a)`, one observable. weights (p,) are used as given; None takes the mean (w = 1/p)."""
     return Average(x, weights)
@@ -200,6 +227,6 @@ def pointwise(x: Any, function: Callable[[Tensor], Tensor]) -> Pointwise:
 
 
 __all__ = [
-    "Average", "Contrast", "LikelihoodLoss", "Loss", "Pointwise", "Value", "Variance",
-    "average", "contrast", "loss", "pointwise", "value", "variance",
+    "Average", "Contrast", "Gradient", "LikelihoodLoss", "Loss", "Pointwise", "Value", "Variance",
+    "average", "contrast", "gradient", "loss", "pointwise", "value", "variance",
 ]  # fmt: skip

@@ -10,8 +10,9 @@ from torch.func import jvp
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.linalg.transforms import inside_transform
+from gp_response.response.energy import Energy
 from gp_response.response.observable import as_labels, as_points
-from gp_response.response.perturbation import Energy, Perturbation
+from gp_response.response.perturbation import Perturbation
 
 
 class Rows(Perturbation):
@@ -66,12 +67,24 @@ class Rows(Perturbation):
     def weights_of_sites(self, posterior: Any) -> Tensor:
         return posterior.data.train.weights.double()[self.groups(posterior.data)[0]]
 
-    def sites(self, data: Dataset, curvature: Tensor, pull: Tensor) -> Energy:
+    def sites(self, data: Dataset, curvature: Tensor, pull: Tensor, constant: Tensor) -> Energy:
         at, column, count = self.groups(data)
+        n = len(data.train)
         return Energy(
-            at, column, count, curvature.expand(len(data.train))[at], data.train.y[at], pull[at],
-            one_each=count == len(at),
+            at, column, count, curvature.expand(n)[at], data.train.y[at], pull.expand(n)[at],
+            one_each=count == len(at), constant=constant.expand(n)[at],
         )  # fmt: skip
+
+
+def weight_scale(head: Any, data: Dataset, x: Tensor) -> float:
+    """About the weight at which new rows at x begin to outweigh the prior: σ²/(β k(x, x)), at most 1."""
+    prior = head.kernel.diagonal(x.to(data.train.x).double()).detach().max()
+    return min(1.0, float(head.noise.detach()) / (head.beta * float(prior)))
+
+
+def normaliser(noise: Tensor) -> Tensor:
+    """`½ log 2πσ²`, what a Gaussian loss is at no residual."""
+    return 0.5 * (2.0 * torch.pi * noise).log()
 
 
 class Reweight(Rows):
@@ -80,7 +93,8 @@ class Reweight(Rows):
     kind, unit = "reweight", "unit of sample weight"
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        return self.sites(data, 1.0 / row_noise(data, noise), torch.zeros_like(data.train.y))
+        each = row_noise(data, noise)
+        return self.sites(data, 1.0 / each, torch.zeros_like(data.train.y), normaliser(each))
 
     def site_energy(self, posterior: Any) -> Energy:
         return self.pulled(posterior, *posterior.row_pull())
@@ -98,7 +112,8 @@ class Relabel(Rows):
     kind, unit = "relabel", "unit of y"
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        return self.sites(data, torch.zeros_like(noise), data.train.weights / row_noise(data, noise))
+        pull = data.train.weights / row_noise(data, noise)
+        return self.sites(data, torch.zeros_like(noise), pull, pull * data.train.y)
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
@@ -120,7 +135,8 @@ class Delete(Rows):
     kind, unit = "delete", "fraction of the set's weight removed"
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        return self.sites(data, -data.train.weights / row_noise(data, noise), torch.zeros_like(data.train.y))
+        each, weights = row_noise(data, noise), data.train.weights
+        return self.sites(data, -weights / each, torch.zeros_like(data.train.y), -weights * normaliser(each))
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
@@ -161,7 +177,7 @@ class Insert(Perturbation):
         column = every if self.each else torch.zeros_like(every)
         return Energy(
             every, column, len(x) if self.each else 1, (1.0 / noise).expand(len(x)), y, torch.zeros_like(y),
-            points=x, one_each=self.each or len(x) == 1,
+            points=x, one_each=self.each or len(x) == 1, constant=normaliser(noise).expand(len(x)),
         )  # fmt: skip
 
     def site_energy(self, posterior: Any) -> Energy:
@@ -193,6 +209,9 @@ class Insert(Perturbation):
             noise=known,
             rows=torch.cat([train.rows, torch.full((len(y),), -1, dtype=train.rows.dtype, device=train.rows.device)]),
         )
+
+    def scale(self, head: Any, data: Dataset) -> Tensor:
+        return 0.4 * weight_scale(head, data, self.x) * torch.ones(len(self.columns(data)), dtype=torch.float64)
 
     def _checked(self, data: Dataset) -> tuple[Tensor, Tensor]:
         if self.x.shape[1] != data.dim:
@@ -259,4 +278,16 @@ def _as_index(rows: Any, kind: str) -> Tensor:
     return index.long()
 
 
-__all__ = ["Delete", "Insert", "Relabel", "Reweight", "delete", "insert", "relabel", "reweight"]
+__all__ = [
+    "Delete",
+    "Insert",
+    "Relabel",
+    "Reweight",
+    "Rows",
+    "delete",
+    "insert",
+    "normaliser",
+    "relabel",
+    "reweight",
+    "weight_scale",
+]

@@ -1,5 +1,7 @@
 """Responses of models that are really refitted: the ground truth every closed form is held against."""
 
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,14 +12,16 @@ from tqdm.auto import tqdm
 from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
 from gp_response.heads.smooth import smooth_marginals
-from gp_response.posterior import Posterior
+from gp_response.posterior import Certified, Posterior
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Susceptibility
+from gp_response.response.whole import Whole
 
 # Forward mode keeps about this many matrices a column alive while it differentiates the factorisation.
 TANGENT_COPIES = 6
 TANGENT_BYTES = 2 * 2**30
+LEVELS, ONE_SIDED_LEVELS = 4, 6  # of extrapolation
 SETTLED = 1e-4  # of the expectations: what is differentiated must be the refit, which cannot be looked at there
 
 
@@ -41,33 +45,81 @@ def refit_response(
 
     Returns:
         a `Susceptibility` of order "refit" or "refit derivative"; `.error` is zero because nothing bounds a refit's
-        own rounding, about 1e-16 of the matrix's condition number.
+        own rounding, about 1e-16 of the matrix's condition number. Where the model changes, not the data, and for
+        observables of the whole posterior the derivative is one of extrapolated differences of whole refits, and `.error` says
+        how far its last two orders are apart.
 
     Raises:
         SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
     """
-    count = len(perturbation.columns(data))
     base = head.condition(data)
-    beta, before = base.beta, expectation(base, observable)
+    columns = perturbation.columns_of(base)
+    count, beta, before = len(columns), base.beta, expectation(base, observable)
     shown = observable.under(base)
     del base  # at 12,000 rows it holds 2 GiB
-    if h is None:
-        matrix, order = _derivative(head, data, observable, perturbation, count, before), "refit derivative"
-    else:
+    refit = Refit(head, data, observable, perturbation, count)
+    if h is not None:
         bar = tqdm(range(count), desc="refits", disable=not progress, leave=False)
-        after = [expectation(head.condition(_one(perturbation, data, c, count, h)), observable) for c in bar]
-        matrix, order = torch.stack(after, dim=1) - before[:, None], "refit"
-    converged = torch.ones(len(shown.points), dtype=torch.bool, device=matrix.device)
-    return Susceptibility.of(
-        data, shown, perturbation, beta=beta,
-        matrix=matrix, error=torch.zeros_like(matrix), converged=converged, order=order, h=h,
+        matrix = torch.stack([refit.at(c, h) for c in bar], dim=1) - before[:, None]
+        error, order = torch.zeros_like(matrix), "refit"
+    elif perturbation.changes_head or isinstance(observable, Whole):
+        matrix, error = refit.differences(progress)
+        order = "refit derivative"
+    else:
+        matrix, order = _derivative(head, data, observable, perturbation, count, before), "refit derivative"
+        error = torch.zeros_like(matrix)
+    flagged = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+    return Susceptibility.named(
+        data, shown, perturbation, beta=beta, matrix=matrix, error=error, flagged=flagged, order=order, h=h, columns=columns,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Whole refits at one amplitude after the other, and their differences."""
+
+    head: Any
+    data: Dataset
+    observable: Observable
+    perturbation: Perturbation
+    count: int
+
+    def at(self, column: int, h: float) -> Tensor:
+        """⟨O⟩ refitted with one column at amplitude h, (m,)."""
+        changed = _one(self.perturbation, self.data, column, self.count, h)
+        amplitude = h if self.count == 1 else h * torch.nn.functional.one_hot(torch.tensor(column), self.count).double()
+        return expectation(self.perturbation.changed_head(self.head, amplitude).condition(changed), self.observable)
+
+    def differences(self, progress: bool) -> Certified:
+        """Derivatives by every column by extrapolated differences of refits, and how far the last two orders are apart."""
+        bar = tqdm(range(self.count), desc="refits", disable=not progress, leave=False)
+        scale = self.perturbation.scale(self.head, self.data)
+        found = [self._difference(c, float(scale[c])) for c in bar]
+        return Certified(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+
+    def _difference(self, column: int, scale: float) -> Certified:
+        one_sided = self.perturbation.from_zero
+        levels = ONE_SIDED_LEVELS if one_sided else LEVELS
+        steps = [0.5 * scale / 2**k for k in range(levels)]
+        start = self.at(column, 0.0) if one_sided else torch.zeros(())
+        # Errors of one-sided differences have every power of the step, those of central ones the even powers.
+        row = [
+            (self.at(column, s) - start) / s if one_sided else (self.at(column, s) - self.at(column, -s)) / (2.0 * s)
+            for s in steps
+        ]
+        last = row
+        for order in range(1, levels):
+            factor = 2.0 ** (order if one_sided else 2 * order)
+            last, row = row, [(factor * b - a) / (factor - 1.0) for a, b in itertools.pairwise(row)]
+        return Certified(row[-1], (row[-1] - last[-1]).abs())
 
 
 def expectation(posterior: Posterior, observable: Observable) -> Tensor:
     """⟨O⟩ under a posterior, (m,)."""
     observable = observable.under(posterior)
-    probe = posterior.probe(observable.points)
+    if isinstance(observable, Whole):
+        return observable.of(posterior)
+    probe = posterior.probe(observable.look())
     return observable.expectation(Marginals(probe.mean.value, probe.variance.value, posterior.noise))
 
 
@@ -90,7 +142,7 @@ def _derivative(
     def moved(amplitude: Tensor) -> Tensor:
         changed = perturbation.apply(data, amplitude)
         if perturbation.from_zero and not getattr(head, "smooth_at_zero_weight", False):
-            marginals = smooth_marginals(head, changed, observable.points.to(changed.train.x))
+            marginals = smooth_marginals(head, changed, observable.look())
             return observable.expectation(Marginals(*marginals, head.noise.detach().to(changed.train.x)))
         return expectation(head.condition(changed), observable)
 

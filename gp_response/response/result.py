@@ -84,6 +84,7 @@ class Susceptibility:
     def of(
         cls, data: Dataset, observable: Observable, perturbation: Perturbation, *, beta: float,
         matrix: Tensor, error: Tensor, converged: Tensor, order: str, h: float | None = None,
+        columns: list[str] | None = None,
     ) -> "Susceptibility":  # fmt: skip
         """Put names and units on a computed matrix. converged is per observable point, (p,)."""
         # A bound that could not be had (0 · ∞ on the way) is no bound: infinite, and flagged.
@@ -91,14 +92,15 @@ class Susceptibility:
         weak = (~converged).to(matrix).expand(len(observable.points))
         flagged = (observable.collect_error(weak) > 0) | error.isinf().any(dim=1)
         return cls.named(
-            data, observable, perturbation, beta=beta, matrix=matrix, error=error, flagged=flagged, order=order, h=h
-        )
+            data, observable, perturbation, beta=beta, matrix=matrix, error=error, flagged=flagged, order=order, h=h,
+            columns=columns,
+        )  # fmt: skip
 
     @classmethod
     def named(
         cls, data: Dataset, observable: Observable, perturbation: Perturbation, *, beta: float,
         matrix: Tensor, error: Tensor, flagged: Tensor, order: str, h: float | None = None,
-        source: Source | None = None,
+        source: Source | None = None, columns: list[str] | None = None,
     ) -> "Susceptibility":  # fmt: skip
         """The same where it is known which observables are flagged, bool (m,)."""
         dtype = data.train.x.dtype
@@ -106,10 +108,10 @@ class Susceptibility:
         matrix, error = rounded(Certified(matrix, error), dtype) if bounded else (matrix.to(dtype), error.to(dtype))
         per = "" if order in ("finite", "refit") else f" per {perturbation.unit}"
         return cls(
-            matrix, error, tuple(observable.names()), tuple(perturbation.columns(data)),
+            matrix, error, tuple(observable.names()), tuple(perturbation.columns(data) if columns is None else columns),
             kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
             samples=len(data.train), observable=observable.kind,
-            every_sample=getattr(perturbation, "rows", ()) is None,
+            every_sample=getattr(perturbation, "rows", ()) is None and matrix.shape[1] == len(data.train),
             flagged=tuple(torch.nonzero(flagged).flatten().tolist()), source=source,
         )  # fmt: skip
 

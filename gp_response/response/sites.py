@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gp_response.posterior import Certified, Posterior, Probe
-from gp_response.response.perturbation import Energy
+from gp_response.response.energy import Energy
 
 
 class Sites(NamedTuple):

@@ -1,6 +1,7 @@
 """First-order response: `d⟨O⟩/dh = -β Cov(O, V)` in closed form, with an error bound for every entry."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,15 +10,14 @@ from tqdm.auto import tqdm
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
-from gp_response.posterior import Certified, Posterior, Probe, rounded
+from gp_response.posterior import Certified, Posterior, rounded
 from gp_response.response.assemble import Answer, Rows, assemble, count_observables, points_of
-from gp_response.response.coupled import coupled_answer
 from gp_response.response.fingerprint import fingerprint
-from gp_response.response.observable import Derivatives, Marginals, Observable
-from gp_response.response.perturbation import Energy, Perturbation
+from gp_response.response.observable import Marginals, Observable
+from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Source, Susceptibility
-from gp_response.response.sites import by_column, covariances, stand
 from gp_response.response.stored import StoredSusceptibility, store_for
+from gp_response.response.whole import Whole
 
 MOST_ROWS = 512  # observables written together: what a killed process loses at most
 
@@ -60,6 +60,8 @@ def susceptibility(
         InputError: the matrix does not fit into memory and no `out` was given; `out` holds something else.
     """
     with torch.no_grad():
+        if isinstance(observable, Whole):
+            return _whole(posterior, observable, perturbation, out)
         asked = FirstOrder(posterior, observable, perturbation)
         room = byte_budget(budget, posterior.data.train.x.device)
         if out is None:
@@ -73,48 +75,47 @@ class FirstOrder:
     def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation):
         self.posterior, self.asked, self.perturbation = posterior, observable, perturbation
         self.observable = observable.under(posterior)
-        self.points = posterior.points(self.observable.points)
-        self.energy: Energy = perturbation.energy_of(posterior)
-        self.ground = stand(posterior, self.energy)
+        self.look = posterior.look(self.observable.look())
+        self.motion = perturbation.motion(posterior)
         self.like = posterior.residuals.value  # what probes compute in; the result is rounded to the data's precision
         self.count = count_observables(self.observable)
 
     def answer(self, where: Tensor) -> Answer:
         """Derivatives of the functional at the points `where` (q,) by every column, (q, c)."""
-        probe, energy = self.posterior.probe(self.points[where]), self.energy
-        seen = covariances(self.posterior, probe, energy, self.ground)
+        probe, motion = self.posterior.probe(self.look[where]), self.motion
         at = Marginals(probe.mean.value, probe.variance.value, self.posterior.noise)
-        d = self.observable.derivatives(at, where)
-        if not self.posterior.conjugate:
-            return coupled_answer(self.posterior, probe, d, energy, self.ground, seen)
-        by_mean, by_variance = _field_response(seen, self.ground.force, energy.curvature, self.posterior.beta)
-        by_mean = Certified(*(by_column(part, energy) for part in by_mean))
-        by_variance = Certified(*(by_column(part, energy) for part in by_variance))
-        value = d.mean[:, None] * by_mean.value + d.variance[:, None] * by_variance.value
-        return Answer(value, _error(d, probe, by_mean, by_variance), probe.converged)
+        found = motion.answer(probe, self.observable.derivatives(at, where))
+        if motion.noise is None:
+            return found
+        slope, by_mean, by_variance = self.observable.noise_slope(at, where)
+        off = by_mean.abs() * probe.mean.error + by_variance.abs() * probe.variance.error
+        value, error = slope[:, None] * motion.noise, off[:, None] * motion.noise.abs()
+        return Answer(found.value + value, found.error + error, found.converged)
 
     def in_memory(self, room: int, progress: bool) -> Susceptibility:
         self._refuse_what_does_not_fit()
         step = self._points_within(room)
-        with tqdm(total=len(self.points), desc="susceptibility", disable=not progress, leave=False) as bar:
+        with tqdm(total=len(self.look), desc="susceptibility", disable=not progress, leave=False) as bar:
             rows = self._rows(0, self.count, step, bar)
         return Susceptibility.named(
             self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta,
             matrix=rows.matrix, error=rows.error, flagged=rows.flagged, order="first",
             source=Source(self.posterior, self.asked, self.perturbation),
+            columns=self.perturbation.columns_of(self.posterior),
         )  # fmt: skip
 
     def in_store(self, path: Path, room: int, progress: bool) -> StoredSusceptibility:
-        empty = self.like.new_zeros(0, self.energy.columns)
+        empty = self.like.new_zeros(0, self.motion.columns)
         described = Susceptibility.named(
             self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
             flagged=torch.zeros(0, dtype=torch.bool), order="first",
+            columns=self.perturbation.columns_of(self.posterior),
         )  # fmt: skip
         facts = [getattr(described, name) for name in Susceptibility.facts()]
         mark = fingerprint(
-            "first", self.posterior, type(self.observable).__qualname__, self.points, self.observable.weights,
-            self.observable.local_data(), _answers(self.observable), described.rows, described.columns, facts,
-            list(vars(self._force()).values()),
+            "first", self.posterior, type(self.observable).__qualname__, self.look.points, self.look.direction,
+            self.observable.weights, self.observable.local_data(), _answers(self.observable), described.rows,
+            described.columns, facts, self._marks(),
         )  # fmt: skip
         store = store_for(path, described, mark, block=self._rows_within(room))
         step = self._points_within(room // 2)
@@ -127,13 +128,14 @@ class FirstOrder:
                 store.write(block, {"response": matrix, "error": error, "flagged": rows.flagged})
         return StoredSusceptibility.open(path)
 
-    def _force(self) -> Energy:
-        """The energy stands for the perturbation: sites, curvature, target and pull are all that enters. Where these come
-        out of an iteration, those under unit noise, which are the same to the last bit on any machine."""
+    def _marks(self) -> list[Any]:
+        """The motion stands for the perturbation. Where its forces come out of an iteration, those under unit noise, which are
+        the same to the last bit on any machine."""
         if self.posterior.conjugate:
-            return self.energy
+            return self.motion.marks()
         data = self.posterior.data.to(dtype=torch.float64)
-        return self.perturbation.energy(data, torch.ones((), dtype=torch.float64, device=data.train.x.device))
+        one = torch.ones((), dtype=torch.float64, device=data.train.x.device)
+        return list(vars(self.perturbation.energy(data, one)).values())
 
     def _rows(self, start: int, stop: int, step: int, bar: tqdm) -> Rows:
         def answer(where: Tensor) -> Answer:
@@ -142,28 +144,26 @@ class FirstOrder:
             return found
 
         return assemble(
-            self.observable, start, stop, self.energy.columns, step=step, answer=answer, like=self.like
+            self.observable, start, stop, self.motion.columns, step=step, answer=answer, like=self.like
         )  # fmt: skip
 
     def _points_within(self, room: int) -> int:
-        each = point_bytes(
-            len(self.posterior.data.train), self.like, columns=max(len(self.energy.at), self.energy.columns)
-        )
-        return block_size(each, room, most=len(self.points))
+        each = point_bytes(len(self.posterior.data.train), self.like, columns=self.motion.width)
+        return block_size(each, room, most=len(self.look))
 
     def _rows_within(self, room: int) -> int:
         """Observables in a block: one batch of points when each has its own; what half the budget holds otherwise, so
         that points shared by many are solved as few times as can be."""
         if self.observable.weights is None:
             return min(self._points_within(room // 2), MOST_ROWS)
-        each = 3 * self.energy.columns * self.like.element_size()
+        each = 3 * self.motion.columns * self.like.element_size()
         return min(block_size(each, room // 2, most=self.count), MOST_ROWS)
 
     def _refuse_what_does_not_fit(self) -> None:
-        need, have = 2 * self.count * self.energy.columns * self.like.element_size(), free_bytes(self.like.device)
+        need, have = 2 * self.count * self.motion.columns * self.like.element_size(), free_bytes(self.like.device)
         if have is not None and need > have:
             raise InputError(
-                f"a response of {self.count} x {self.energy.columns} and its errors need {need / 2**30:.1f} GiB and "
+                f"a response of {self.count} x {self.motion.columns} and its errors need {need / 2**30:.1f} GiB and "
                 f'{have / 2**30:.1f} GiB are free; write it to disk by out="chi.zarr"'
             )
 
@@ -178,27 +178,18 @@ def _answers(observable: Observable) -> Tensor:
     return torch.stack(values).float()
 
 
-def _field_response(seen: Certified, forced: Certified, curvature: Tensor, beta: float) -> tuple[Certified, Certified]:
-    """dμ and ds at every point (p,) for every site (s,), with bounds."""
-    (cov, cov_error), (force, force_error) = seen, forced
-    by_mean = Certified(
-        beta * cov * force,
-        beta * (cov_error * (force.abs() + force_error) + cov.abs() * force_error),
-    )
-    by_variance = Certified(
-        -beta * curvature * cov**2,
-        beta * curvature.abs() * cov_error * (2.0 * cov.abs() + cov_error),
-    )
-    return by_mean, by_variance
-
-
-def _error(d: Derivatives, probe: Probe, by_mean: Certified, by_variance: Certified) -> Tensor:
-    """Bound on the error of `∂_μ dμ + ∂_s ds`: that of dμ, ds, and of the point (μ, s) where the derivatives are taken."""
-    off_mean, off_variance = probe.mean.error[:, None], probe.variance.error[:, None]
-    slope = d.mean.abs()[:, None] * by_mean.error + d.variance.abs()[:, None] * by_variance.error
-    bend_mean = d.mean_mean.abs()[:, None] * off_mean + d.mean_variance.abs()[:, None] * off_variance
-    bend_variance = d.mean_variance.abs()[:, None] * off_mean + d.variance_variance.abs()[:, None] * off_variance
-    return slope + bend_mean * by_mean.value.abs() + bend_variance * by_variance.value.abs()
+def _whole(posterior: Posterior, observable: Whole, perturbation: Perturbation, out: Any) -> Susceptibility:
+    """Responses of observables that read no points."""
+    if out is not None:
+        raise InputError(f"{observable.kind} has one row for all columns, which fits into memory; leave out= away")
+    shown = observable.under(posterior)
+    motion = perturbation.motion(posterior)
+    matrix, error = shown.moved(motion)  # type: ignore[attr-defined]
+    return Susceptibility.named(
+        posterior.data, shown, perturbation, beta=posterior.beta, matrix=matrix, error=error, order="first",
+        flagged=~torch.isfinite(error).all(dim=1), columns=perturbation.columns_of(posterior),
+        source=Source(posterior, observable, perturbation),
+    )  # fmt: skip
 
 
 __all__ = ["susceptibility"]
