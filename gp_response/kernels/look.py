@@ -59,7 +59,7 @@ def _slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -
     Forward mode would be shorter. Nested in itself it silently returns zeros through autograd.Functions with a jvp rule, as
     distances have; slopes are nested here, and refits differentiate them in forward mode.
     """
-    value, pull = vjp(function, x)
+    value, pull = vjp(function, x)[:2]
     return vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](direction)[0]
 
 

@@ -134,7 +134,7 @@ class GlobalNoise(Noise):
 class Hyperparameter(Perturbation):
     """`θ → θ + h` for entries of one hyperparameter; see `hyperparameter`."""
 
-    kind, unit, changes_head = "hyperparameter", "unit of the hyperparameter", True
+    kind, unit, changes_head, finite = "hyperparameter", "unit of the hyperparameter", True, False
 
     def __init__(self, name: str):
         if not isinstance(name, str) or not name:

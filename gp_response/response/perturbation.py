@@ -21,12 +21,14 @@ class Perturbation(ABC):
         kind: short name, kept with every result.
         from_zero: h = 0 sits on the edge of what is possible (a new row of weight zero), so that only h >= 0 exists.
         changes_head: it is the model that changes (`changed_head`), not the data.
+        finite: changes of any size have a closed form (`finite_energy`).
     """
 
     unit: str
     kind: str
     from_zero: bool = False
     changes_head: bool = False
+    finite: bool = True
 
     @abstractmethod
     def columns(self, data: Dataset) -> list[str]:

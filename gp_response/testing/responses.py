@@ -11,9 +11,11 @@ from gp_response.heads import Exact
 from gp_response.kernels import Matern52
 from gp_response.posterior import Posterior
 from gp_response.response import (
+    LearningCoefficient,
     Marginals,
     Observable,
     Perturbation,
+    Whole,
     delete,
     finite_response,
     leave_one_out,
@@ -41,12 +43,15 @@ def check_observable(
         observable: its points must suit the posterior's inputs.
         posterior: None conditions a small Matérn-5/2 head on example rows of the observable's dimension.
     """
+    if isinstance(observable, Whole):
+        _check_whole(observable, posterior, samples, seed)
+        return
     posterior = posterior or example_head(observable.points.shape[1]).condition(
         example_data(dim=observable.points.shape[1])
     )
-    probe = posterior.probe(observable.points)
+    probe = posterior.probe(observable.look())
     at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
-    _check_monte_carlo(observable, at, posterior.cov(observable.points), samples, seed)
+    _check_monte_carlo(observable, at, probe.to(probe).value, samples, seed)
     step = Marginals(at.mean + 0.3, at.variance * 1.4, at.noise)
     change = observable.change(at, torch.full_like(at.mean, 0.3)[:, None], 0.4 * at.variance[:, None])
     difference = observable.expectation(step) - observable.expectation(at)
@@ -57,6 +62,28 @@ def check_observable(
     names = observable.names()
     if len(names) != len(difference) or len(set(names)) != len(names):
         raise AssertionError(f"one distinct name an observable: got {names} for {len(difference)}")
+
+
+def _check_whole(observable: Any, posterior: Any, samples: int, seed: int) -> None:
+    """One name a number; the learning coefficient is the loss above that of the mean, averaged over draws of the field."""
+    posterior = posterior or example_head().condition(example_data())
+    shown = observable.under(posterior)
+    value = shown.of(posterior)
+    if len(shown.names()) != len(value) or not bool(torch.isfinite(value).all()):
+        raise AssertionError(f"one finite number a name: got {value.tolist()} for {shown.names()}")
+    if not isinstance(observable, LearningCoefficient):
+        return
+    train = posterior.data.train
+    cov, mean = posterior.cov(train.x).double(), posterior.mean(train.x).double()
+    generator = torch.Generator().manual_seed(seed)
+    values, vectors = torch.linalg.eigh(0.5 * (cov + cov.T))
+    root = vectors * values.clamp_min(0.0).sqrt()
+    draws = mean + torch.randn(samples, len(mean), generator=generator, dtype=cov.dtype) @ root.T
+    weight = posterior.beta * train.weights.double() / posterior.row_noise
+    above = 0.5 * (((draws - train.y) ** 2 - (mean - train.y) ** 2) * weight).sum(dim=1)
+    off = float((above.mean() - value[0]).abs() / (above.std() / samples**0.5))
+    if not off <= 6.0:
+        raise AssertionError(f"learning coefficient = Monte Carlo: {off:.1f} standard errors off")
 
 
 def _check_monte_carlo(observable: Observable, at: Marginals, cov: Tensor, samples: int, seed: int) -> None:
@@ -110,7 +137,7 @@ def check_perturbation(
             f"closed form = derivative of the refit ({name})", chi.matrix, refit.matrix, tolerance=tolerance)  # fmt: skip
         slope = _difference(head, data, observable, perturbation)
         assert_close(f"closed form = finite difference of refits ({name})", chi.matrix, slope, tolerance=1e-5)
-        if posterior.conjugate:
+        if posterior.conjugate and perturbation.finite:
             finite = finite_response(posterior, observable, perturbation, h=h)
             really = refit_response(head, data, observable, perturbation, h=h)
             gaps[f"finite {name}"] = assert_close(
@@ -125,7 +152,7 @@ def check_perturbation(
             tolerance=1e-12 if posterior.conjugate else 1e-10,  # another row moves where an iteration ends
             scale=1.0,
         )
-    columns = perturbation.columns(data)
+    columns = perturbation.columns_of(posterior)
     if len(columns) != chi.shape[1]:
         raise AssertionError(f"one name a column: got {len(columns)} names for {chi.shape[1]} columns")
     return gaps
@@ -136,7 +163,9 @@ def _check_refusal(posterior: Posterior, observable: Observable, perturbation: P
         finite_response(posterior, observable, perturbation)
     except InputError:
         return
-    raise AssertionError(f"finite_response is not exact under {posterior.likelihood!r} and must raise InputError")
+    raise AssertionError(
+        f"finite_response to {perturbation.kind} under {posterior.likelihood!r} is not exact and must raise InputError"
+    )
 
 
 def check_leave_one_out(
