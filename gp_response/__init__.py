@@ -49,6 +49,7 @@ from gp_response.response import (
     Prediction,
     StoredSusceptibility,
     Susceptibility,
+    TotalSusceptibility,
     average,
     contrast,
     delete,
@@ -64,6 +65,7 @@ from gp_response.response import (
     relabel,
     reweight,
     susceptibility,
+    total_susceptibility,
     value,
     variance,
 )
@@ -121,6 +123,7 @@ __all__ = [
     "StoredSusceptibility",
     "Sum",
     "Susceptibility",
+    "TotalSusceptibility",
     "Trace",
     "Training",
     "UnitBox",
@@ -150,6 +153,7 @@ __all__ = [
     "susceptibility",
     "synthetic",
     "testing",
+    "total_susceptibility",
     "value",
     "variance",
 ]

@@ -26,6 +26,7 @@ from gp_response.response.refit import expectation, refit_response
 from gp_response.response.result import Modes, Susceptibility
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.susceptibility import susceptibility
+from gp_response.response.total import Optimum, TotalSusceptibility, total_susceptibility
 
 __all__ = [
     "CONVENTIONS",
@@ -41,11 +42,13 @@ __all__ = [
     "Pointwise",
     "pointwise",
     "Observable",
+    "Optimum",
     "Perturbation",
     "Prediction",
     "Relabel",
     "Reweight",
     "StoredSusceptibility",
+    "TotalSusceptibility",
     "Susceptibility",
     "Value",
     "Variance",
@@ -64,6 +67,7 @@ __all__ = [
     "relabel",
     "reweight",
     "susceptibility",
+    "total_susceptibility",
     "value",
     "variance",
 ]
