@@ -49,7 +49,7 @@ def total_susceptibility(
 
     Cost: for P hyperparameters and n rows `4 P n³` flops and three n x n matrices (a minute at n = 2,000 and P = 10 on one
     core); as much again for the error where the head is not polished, and for each Newton step where it is. All columns
-    and observables come with it. For features three products with the Hessian, `4 n³` each, per iteration of
+    and observables come with it. For features one product with the Hessian, `4 n³`, per iteration of
     conjugate gradients, observable and hyperparameter.
 
     Args:
@@ -81,7 +81,8 @@ def total_susceptibility(
     elif inducing:
         raise InputError("inducing=True: gr.Exact has no inducing points; leave it out")
     parameters = hyperparameters(model, inducing=inducing, features=feature_parameters(model.kernel))
-    for parameter in model.parameters():
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for parameter in flags:
         parameter.requires_grad_(any(parameter is one for one in (*parameters.tensors, *weights)))
     floors, steps = _floors(model, parameters), 0
     if polish:
@@ -92,6 +93,8 @@ def total_susceptibility(
     objective = _objective(model, columns.data, [*parameters.tensors, *weights], points, columns.moved)
     implicit = Implicit(objective, parameters, weights, floors, columns, asked, damping)
     evaluated = _evaluated(implicit, model, exact, observable, perturbation)
+    for parameter, flag in flags.items():
+        parameter.requires_grad_(flag)
     return _result(evaluated, model, parameters, data, observable, perturbation, steps)
 
 
