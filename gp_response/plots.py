@@ -249,7 +249,9 @@ def responses_against_refits(panels: Mapping[str, Mapping[str, Any]]) -> Figure:
         raise InputError("no panel; give each a title and arrays refit, fixed and total")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
-        for axes, (title, arrays) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for axes, (title, arrays) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
             refit, fixed, total = (_finite(f"{title}, {key}", arrays[key]) for key in ("refit", "fixed", "total"))
             ends = 1.05 * np.abs(np.concatenate([refit, fixed])).max() * np.array([-1.0, 1.0])
             axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)

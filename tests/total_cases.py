@@ -62,7 +62,7 @@ def localised_optimum(head, data, damping, tilt=None, before=None):
 
     before: (θ, w₀, number of weights) where to start; None starts at the head. Returns the head there, and the tilt.
     """
-    weights = [p for p in head.kernel.features.parameters()]
+    weights = list(head.kernel.features.parameters())
     others = [p for p in head.parameters() if not any(p is w for w in weights)]
     names = {id(p): n for n, p in head.named_parameters()}
     tensors = [*others, *weights]

@@ -1,7 +1,6 @@
 """One evaluation of the implicit derivative: hyperparameters, features, and the observables that follow them."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from gp_response.response.observable import Observable
 from gp_response.response.total.columns import Columns, Read
 from gp_response.response.total.localised import Localised
 from gp_response.response.total.objective import Objective
-from gp_response.response.total.optimum import Curved, Optimum, curved, held, newton_step
+from gp_response.response.total.optimum import Curved, Optimum, apart_from_flat, curved, held, newton_step
 from gp_response.response.total.parameters import Parameters
 
 
@@ -76,10 +75,11 @@ class Implicit:
             return Certified(empty, empty)
         right = torch.stack([self.columns.pull(here.along[k].data) for k in active.tolist()])
         system = -here.hessian[active][:, active]
-        value = torch.linalg.solve(system, right)
-        left = right - system @ value
-        lowest = float(torch.linalg.eigvalsh(system).abs().min())
-        bound = left.norm(dim=0) / max(lowest, 1e-300)
+        values, vectors = torch.linalg.eigh(system)
+        value = apart_from_flat(values, vectors, right)
+        # One step of refinement; what is left lies along flat directions, along which nothing moves, or is rounding.
+        value = value + apart_from_flat(values, vectors, right - system @ value)
+        bound = apart_from_flat(values, vectors, right - system @ value).norm(dim=0)
         return Certified(value, bound.expand_as(value))
 
     def _with_features(self, here: Curved, optimum: Optimum, active: Tensor, read: Read, slopes: Tensor) -> Answer:

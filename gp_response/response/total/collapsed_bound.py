@@ -4,8 +4,6 @@ Written in the precisions `τ = βρ/σ²` themselves, so that it is smooth wher
 about thirty intermediate results.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

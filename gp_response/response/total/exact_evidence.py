@@ -205,8 +205,9 @@ class ExactEvidence(Objective):
     def _joined(self, kernel: list[Tensor], noise: Tensor | None, prior: list[Tensor] | None) -> list[Tensor]:
         """Gradients in the order of the parameters, with those of the priors."""
         parts = iter(kernel)
-        own = [noise if p is self.head.raw_noise else next(parts) for p in self.parameters]
-        return own if prior is None else [a + b for a, b in zip(own, prior, strict=True)]  # type: ignore[operator, misc]
+        zero = torch.zeros_like(self.head.raw_noise) if noise is None else noise
+        own = [zero if p is self.head.raw_noise else next(parts) for p in self.parameters]
+        return own if prior is None else [a + b for a, b in zip(own, prior, strict=True)]
 
 
 __all__ = ["ExactEvidence"]

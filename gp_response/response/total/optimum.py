@@ -12,6 +12,7 @@ from gp_response.response.total.parameters import Parameters, flat
 IDLE = 1e-6  # nats a coordinate, of gradient and curvature: a parameter that the evidence does not see
 SETTLED = 1e-4  # of a coordinate: a Newton step beyond it flags the result
 REFUSED = 0.3  # a Newton step beyond it refuses: the head is nowhere near an optimum
+FLAT = 1e-10  # of the largest eigenvalue: below it rounding decides, and nothing moves along such a direction
 STEPS = 60
 
 
@@ -57,7 +58,7 @@ class Optimum:
 
     @property
     def maximum(self) -> bool:
-        return not len(self.eigenvalues) or float(self.eigenvalues[0]) > 0.0
+        return not len(self.eigenvalues) or float(self.eigenvalues[0]) > FLAT * float(self.eigenvalues[-1].abs())
 
     @property
     def settled(self) -> bool:
@@ -78,7 +79,13 @@ class Optimum:
     def message(self) -> str:
         if not self.maximum:
             where = ", ".join(f"{name} {part:+.2f}" for name, part in self.direction.items())
-            return f"no maximum: the evidence curves upwards ({-float(self.eigenvalues[0]):.2g} nats) along {where}"
+            bend = float(self.eigenvalues[0])
+            how = (
+                "is flat"
+                if abs(bend) <= FLAT * float(self.eigenvalues[-1].abs())
+                else f"curves upwards ({-bend:.2g} nats)"
+            )
+            return f"no strict maximum: the evidence {how} along {where}"
         if not self.settled:
             worst = self.names[int(self.step.abs().argmax())]
             return f"not settled: the optimum is {self.distance:.1e} away in {worst} (Newton); use polish=True"
@@ -86,7 +93,7 @@ class Optimum:
 
     def require(self) -> None:
         """Refuse what is no optimum at all."""
-        if self.maximum and self.distance > REFUSED:
+        if self.distance > REFUSED:
             worst = int(self.step.abs().argmax())
             raise InputError(
                 f"the head's hyperparameters are no optimum of its evidence: Newton's step moves {self.names[worst]} by "
@@ -117,16 +124,25 @@ def curved(objective: Objective, parameters: Parameters) -> Curved:
         rows.append(objective.along([*parameters.split(unit), *rest]))
     size = len(parameters.tensors)
     slope = flat(objective.gradient()[:size])
-    hessian = torch.stack([flat(row.parameters[:size]) * stretch for row in rows]) if rows else torch.zeros(0, 0).double()
+    hessian = (
+        torch.stack([flat(row.parameters[:size]) * stretch for row in rows]) if rows else torch.zeros(0, 0).double()
+    )
     hessian = 0.5 * (hessian + hessian.T) + torch.diag(slope * parameters.bend())
     return Curved(slope * stretch, hessian, rows)
 
 
 def newton_step(gradient: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`(-H)⁻¹g`, and eigenvalues and eigenvectors of -H."""
+    """`(-H)⁻¹g` without what is flat, and eigenvalues and eigenvectors of -H."""
     values, vectors = torch.linalg.eigh(-hessian)
-    size = values.abs().clamp_min(1e-12 * float(values.abs().max()) if len(values) else 0.0)
-    return vectors @ ((vectors.T @ gradient) / torch.where(values < 0, -size, size)), values, vectors
+    return apart_from_flat(values, vectors, gradient), values, vectors
+
+
+def apart_from_flat(values: Tensor, vectors: Tensor, right: Tensor) -> Tensor:
+    """`(-H)⁺ right` for right (P, ...) by the eigenvalues of -H, those that rounding decides taken for zero."""
+    if not len(values):
+        return right
+    inverse = torch.where(values.abs() > FLAT * float(values.abs().max()), 1.0 / values, torch.zeros_like(values))
+    return vectors @ (inverse.reshape(-1, *[1] * (right.dim() - 1)) * (vectors.T @ right))
 
 
 def held(parameters: Parameters, here: Curved, floors: Tensor) -> dict[str, str]:
@@ -192,4 +208,4 @@ def _search(objective: Objective, parameters: Parameters, floors: Tensor, move: 
     return None
 
 
-__all__ = ["Curved", "Optimum", "curved", "held", "newton_step", "polish"]
+__all__ = ["Curved", "Optimum", "apart_from_flat", "curved", "held", "newton_step", "polish"]

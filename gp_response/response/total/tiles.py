@@ -4,6 +4,7 @@ Memory is that of the result and of one tile, whatever the number of rows or par
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ def gradients(value: Tensor, inputs: list[Tensor], *, graph: bool = False, keep:
     asked = [one for one in inputs if one.requires_grad]
     if not asked or not value.requires_grad:
         return [torch.zeros_like(one) for one in inputs]
-    options = {"create_graph": graph, "retain_graph": graph or keep, "allow_unused": True}
-    found = iter(torch.autograd.grad(value, asked, **options))
+    found = iter(
+        torch.autograd.grad(value, asked, create_graph=graph, retain_graph=graph or keep, allow_unused=True)
+    )  # fmt: skip
     given = [next(found) if one.requires_grad else None for one in inputs]
     return [torch.zeros_like(one) if g is None else g for g, one in zip(given, inputs, strict=True)]
 
@@ -37,7 +39,7 @@ def along(kernel: Any, parameters: list[Tensor], direction: list[Tensor], x: Ten
     if not any(bool((part != 0).any()) for part in direction):
         return out
     for rows in _rows(len(x), len(other)):
-        out[rows] = pushed(lambda at=rows: kernel.matrix(x[at], other), parameters, direction)
+        out[rows] = pushed(partial(kernel.matrix, x[rows], other), parameters, direction)
     return out
 
 

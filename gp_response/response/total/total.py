@@ -45,7 +45,8 @@ def total_susceptibility(
 
     `d⟨O⟩/dh = ∂⟨O⟩/∂h - (∂⟨O⟩/∂θ) [∂²M/∂θ²]⁻¹ ∂²M/∂θ∂h` with M what `head.fit` maximises over the raw hyperparameters θ: the log
     evidence of all rows, the weights' normaliser and log priors included (`gr.Exact`), or the collapsed bound (`gr.SGPR`),
-    here in float64. The first term is `gr.susceptibility`. Parameters that ask for no gradient, prior means and β are fixed.
+    here in float64 on the CPU. The first term is `gr.susceptibility`. Parameters that ask for no gradient, prior means and β
+    are fixed.
 
     Cost: for P hyperparameters and n rows `4 P n³` flops and three n x n matrices (a minute at n = 2,000 and P = 10 on one
     core); as much again for the error where the head is not polished, and for each Newton step where it is. All columns
@@ -74,7 +75,7 @@ def total_susceptibility(
         InputError: another head, a perturbation that moves no training row, hyperparameters at no optimum.
         SolverError: polishing or conjugate gradients did not settle.
     """
-    model, exact = _copied(head), data.to(dtype=torch.float64)
+    model, exact = _copied(head), data.to(dtype=torch.float64, device="cpu")
     weights = _chosen(model, features)
     if isinstance(model, SGPR):
         model.place(exact)
@@ -89,13 +90,13 @@ def total_susceptibility(
         steps = newton(_objective(model, exact, list(parameters.tensors), exact.train.x[:1], ()), parameters, floors)
     columns = Columns(perturbation, exact)
     asked = observable.under(model.condition(exact))
-    points = asked.points.double().to(exact.train.x.device)
+    points = asked.points.to(exact.train.x)
     objective = _objective(model, columns.data, [*parameters.tensors, *weights], points, columns.moved)
     implicit = Implicit(objective, parameters, weights, floors, columns, asked, damping)
     evaluated = _evaluated(implicit, model, exact, observable, perturbation)
     for parameter, flag in flags.items():
         parameter.requires_grad_(flag)
-    return _result(evaluated, model, parameters, data, observable, perturbation, steps)
+    return _result(evaluated, model, parameters, data, perturbation, steps)
 
 
 class _Evaluated:
@@ -120,48 +121,49 @@ def _evaluated(
     moved = susceptibility(model.condition(data), observable, perturbation).matrix - field.matrix
     after = implicit.evaluate()
     parameters.write(start)
-    for one, other in zip((answer.hyperparameters, answer.features), (after.hyperparameters, after.features), strict=True):
+    for one, other in zip(
+        (answer.hyperparameters, answer.features), (after.hyperparameters, after.features), strict=True
+    ):
         moved = moved if one is None or other is None else moved + other.value - one.value
     return _Evaluated(field, answer, moved)
 
 
 def _result(
-    found: _Evaluated, model: Any, parameters: Parameters, data: Dataset, observable: Observable,
-    perturbation: Perturbation, steps: int,
-) -> TotalSusceptibility:  # fmt: skip
-    field, answer = found.field, found.answer
-    optimum, dtype = replace(answer.optimum, polished=steps), data.train.x.dtype
-    every = tuple(range(len(field.rows)))
-    flagged = field.flagged if optimum.settled else every
-
-    def part(certified: Certified, **changes: Any) -> dict[str, Any]:
-        matrix, error = rounded(certified, dtype)
-        known = {name: getattr(field, name) for name in Susceptibility.__dataclass_fields__}
-        return known | {"matrix": matrix, "error": error, "flagged": flagged, "order": "total", "source": None} | changes
-
+    found: _Evaluated, model: Any, parameters: Parameters, data: Dataset, perturbation: Perturbation, steps: int
+) -> TotalSusceptibility:
+    field, answer, optimum = found.field, found.answer, replace(found.answer.optimum, polished=steps)
     pieces = {"hyperparameters": answer.hyperparameters} | ({"features": answer.features} if answer.features else {})
     total = Certified(
         field.matrix + sum(p.value for p in pieces.values()),
         field.error + found.drift.abs() + sum(p.error for p in pieces.values()),
     )
-    own = Certified(field.matrix, field.error)
-    parts = {"field": Susceptibility(**part(own, order="first", flagged=field.flagged))}
-    parts |= {name: Susceptibility(**part(one)) for name, one in pieces.items()}
-    _, slope = parameters.natural()
-    moved = Certified(*(slope.abs()[:, None] * p if k else slope[:, None] * p for k, p in enumerate(answer.coordinates)))
-    unit = f"of the hyperparameter per {perturbation.unit}"
-    weak = () if optimum.settled else tuple(range(len(parameters)))
-    of_hyper = part(moved, rows=parameters.names, unit=unit, observable="hyperparameter", flagged=weak)
+
+    def part(certified: Certified, **changes: Any) -> dict[str, Any]:
+        """The fields of a response like that of the field."""
+        matrix, error = (t.to(data.train.x.device) for t in rounded(certified, data.train.x.dtype))
+        known = {name: getattr(field, name) for name in Susceptibility.__dataclass_fields__}
+        flagged = changes.pop("flagged", field.flagged) if optimum.settled else tuple(range(len(matrix)))
+        own = {"matrix": matrix, "error": error, "flagged": flagged, "source": None}
+        return known | {"order": "total"} | changes | own
+
+    held_fixed = part(Certified(field.matrix, field.error), order="first") | {"flagged": field.flagged}
+    parts = {"field": held_fixed} | {name: part(one) for name, one in pieces.items()}
+    slope = parameters.natural()[1][:, None]
+    of_hyper = part(
+        Certified(slope * answer.coordinates.value, slope.abs() * answer.coordinates.error), rows=parameters.names, flagged=(),
+        unit=f"of the hyperparameter per {perturbation.unit}", observable="hyperparameter",
+    )  # fmt: skip
     return TotalSusceptibility(
-        **part(total), parts=parts, hyperparameters=Susceptibility(**of_hyper), optimum=optimum, head=model
-    )
+        **part(total), parts={name: Susceptibility(**one) for name, one in parts.items()},
+        hyperparameters=Susceptibility(**of_hyper), optimum=optimum, head=model,
+    )  # fmt: skip
 
 
 def _copied(head: Any) -> Any:
     """A copy in float64, or why there is no total response of such a head."""
     law = getattr(head, "likelihood", None)
     if isinstance(head, SGPR) or (isinstance(head, Exact) and law is None):
-        return copy.deepcopy(head).double()
+        return copy.deepcopy(head).double().cpu()
     what = f"{type(head).__name__} with {law!r}" if law is not None else type(head).__name__
     raise InputError(
         f"total_susceptibility got {what}; its hyperparameters' objective is not one of those differentiated twice here: "
@@ -193,7 +195,9 @@ def _chosen(model: Any, features: bool | Sequence[str]) -> list[nn.Parameter]:
     named = {name: p for name, p in model.kernel.named_parameters() if any(p is one for one in known)}
     chosen = [p for name, p in named.items() if name.startswith(begin)]
     if not chosen:
-        raise InputError(f"features={features!r} names none of the weights {', '.join(named)}; give (beginnings of) these")
+        raise InputError(
+            f"features={features!r} names none of the weights {', '.join(named)}; give (beginnings of) these"
+        )
     return chosen
 
 
