@@ -193,13 +193,19 @@ def compare(chi: Any, real: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def median_missed(table: dict[str, Any], columns: int) -> float:
+    """The median over columns of what the fixed-hyperparameter term misses of each, relative to it."""
+    refit, fixed = (torch.tensor(table[name]).reshape(-1, columns) for name in ("refit", "fixed"))
+    return float(((fixed - refit).norm(dim=0) / refit.norm(dim=0)).median())
+
+
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Fixed and total against refits in one figure, and the numbers of the paper."""
     full = {r["result"]["case"]: r["result"] for r in results if r["result"]["case"] in GRID["case"]}
     if not full:
         return {}
-    panels = {f"{case}: losses": full[case]["table"]["loss"] for case in GRID["case"] if case in full}
-    save(responses_against_refits(panels), figures / "total-response.pdf")
+    panels = {case: full[case]["table"]["loss"] for case in GRID["case"] if case in full}
+    save(responses_against_refits(panels, of="loss"), figures / "total-response.pdf")
     shallow = [r for r in full.values() if not r["deep"]]
     variables: dict[str, str] = {}
     if shallow:
@@ -217,6 +223,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         for name, t in r["table"].items():
             part = f"{stem}{name.capitalize()}"
             variables |= {f"{part}Missed": number(t["missed"], digits=2), f"{part}Error": number(t["error"], digits=2)}
+            variables[f"{part}MissedMedian"] = number(median_missed(t, r["perturbed"]), digits=2)
             if r["deep"]:
                 sizes = {f"{part}{k.capitalize()}": number(v, digits=2) for k, v in t["parts"].items()}
                 variables |= sizes

@@ -240,10 +240,10 @@ def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
     return figure
 
 
-def responses_against_refits(panels: Mapping[str, Mapping[str, Any]]) -> Figure:
+def responses_against_refits(panels: Mapping[str, Mapping[str, Any]], *, of: str) -> Figure:
     """Predicted responses against those of refits, at fixed hyperparameters (open) and in total (filled), a panel each.
 
-    panels: by title, arrays "refit", "fixed" and "total" of equal sizes.
+    panels: by title, arrays "refit", "fixed" and "total" of equal sizes. of: what responds, e.g. "loss".
     """
     if not panels:
         raise InputError("no panel; give each a title and arrays refit, fixed and total")
@@ -259,12 +259,18 @@ def responses_against_refits(panels: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes.scatter(refit, fixed, label="hyperparameters fixed", **POINT, **open_)
             axes.scatter(refit, total, color=POSITIVE, label="total", **{**POINT, "s": 5})
             # Most responses are small: near zero the axes are linear, beyond logarithmic.
-            knee = float(np.quantile(np.abs(refit), 0.5))
+            knee, top = (
+                int(np.floor(np.log10(max(v, 1e-12 * ends[1])))) for v in (np.quantile(np.abs(refit), 0.5), ends[1])
+            )
+            powers = [10.0**top] if top - knee < 3 else [10.0 ** (knee + 1), 10.0**top]
             for which in ("x", "y"):
-                getattr(axes, f"set_{which}scale")("symlog", linthresh=max(knee, 1e-12 * ends[1]))
+                getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**knee)
+                getattr(axes, f"set_{which}ticks")([*(-power for power in powers[::-1]), 0.0, *powers])
+                getattr(axes, f"set_{which}lim")(*ends)
+                getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
             axes.set(title=_literal(title), xlabel="optimised again")
             axes.tick_params(axis="x", rotation=45)
-        figure.axes[0].set_ylabel("predicted")
+        figure.axes[0].set_ylabel(f"{of}, predicted response")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 

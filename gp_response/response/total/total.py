@@ -114,6 +114,7 @@ def _evaluated(
     drift, optimum, parameters = torch.zeros_like(field.matrix), answer.optimum, implicit.parameters
     if not optimum.maximum or optimum.distance <= NEGLIGIBLE:
         return _Evaluated(field, answer, drift)
+    implicit.damping = optimum.damping  # the same localised objective there
     start = parameters.read()
     there = start.clone()
     there[[parameters.names.index(name) for name in optimum.names]] += optimum.step
