@@ -262,14 +262,12 @@ def responses_against_refits(panels: Mapping[str, Mapping[str, Any]], *, of: str
             knee, top = (
                 int(np.floor(np.log10(max(v, 1e-12 * ends[1])))) for v in (np.quantile(np.abs(refit), 0.5), ends[1])
             )
-            powers = [10.0**top] if top - knee < 3 else [10.0 ** (knee + 1), 10.0**top]
-            for which in ("x", "y"):
+            for which, powers in (("x", [10.0**top]), ("y", [10.0 ** (knee + 1), 10.0**top][top - knee < 3 :])):
                 getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**knee)
                 getattr(axes, f"set_{which}ticks")([*(-power for power in powers[::-1]), 0.0, *powers])
                 getattr(axes, f"set_{which}lim")(*ends)
                 getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
             axes.set(title=_literal(title), xlabel="optimised again")
-            axes.tick_params(axis="x", rotation=45)
         figure.axes[0].set_ylabel(f"{of}, predicted response")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
