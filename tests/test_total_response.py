@@ -2,6 +2,7 @@
 
 import copy
 
+import gpytorch
 import pytest
 import torch
 from gpytorch.priors import GammaPrior, LogNormalPrior
@@ -62,6 +63,8 @@ CASES = {
             ), noise=0.2, noise_prior=LogNormalPrior(-2.0, 1.0),
         ), DATA, {},
     ),
+    "gpytorch's own kernel": (lambda: gr.Exact(gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=2.5)), noise=0.2), DATA, {}),
+    "gpytorch's own kernel, sparse": (lambda: gr.SGPR(gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel()), 9, 0.2), DATA, {}),
     "sparse": (lambda: gr.SGPR(gr.Matern52(lengthscale=1.5), 9, 0.2), DATA, {}),
     "sparse, its points respond": (
         lambda: gr.SGPR(

@@ -4,9 +4,12 @@ Written in the precisions `τ = βρ/σ²` themselves, so that it is smooth wher
 about thirty intermediate results.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from gp_response.data import Dataset
 from gp_response.heads.basis import Basis
 from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.response.total.objective import Along, Marginal, Objective
@@ -15,6 +18,11 @@ from gp_response.response.total.tiles import gradients, inner
 
 class CollapsedBound(Objective):
     """The collapsed bound of `gr.SGPR`; see `Objective`."""
+
+    def __init__(self, head: Any, data: Dataset, parameters: list[Tensor], points: Tensor, moved: tuple[str, ...] = ()):
+        super().__init__(head, data, parameters, points, moved)
+        # For points without gradient gpytorch's own kernels take shortcuts whose second derivatives are silently wrong.
+        head.points.requires_grad_(True)
 
     def value(self) -> float:
         with torch.no_grad():

@@ -163,19 +163,22 @@ def polish(objective: Objective, parameters: Parameters, floors: Tensor) -> int:
     Raises:
         SolverError: no maximum was reached.
     """
-    best = objective.value()
+    best, before = objective.value(), float("inf")
     for steps in range(STEPS):
         here = curved(objective, parameters)
         free = _free(parameters, here, floors)
         step, values, vectors = newton_step(here.gradient[free], here.hessian[free][:, free])
         uphill = vectors @ ((vectors.T @ here.gradient[free]) / values.abs().clamp_min(1e-8))
-        if bool((values > 0).all()) and float(step.abs().max()) < 1e-9:
+        size, maximum = (float(step.abs().max()) if len(step) else 0.0), bool((values > 0).all())
+        # Near the optimum steps shrink quadratically until rounding of the derivatives is all there is.
+        if maximum and (size < 1e-9 or (size < SETTLED and size > 0.5 * before)):
             return steps
+        before = size
         move = torch.zeros_like(here.gradient)
         move[free] = uphill / max(1.0, float(uphill.abs().max()))
         gained = _search(objective, parameters, floors, move, best)
         if gained is None:
-            if float(step.abs().max()) < SETTLED and bool((values > 0).all()):
+            if size < SETTLED and maximum:
                 return steps  # as near as rounding of the evidence lets it come
             raise SolverError(
                 f"polishing stopped after {steps} steps at a gradient of {float(here.gradient[free].norm()):.2g} nats, where no "

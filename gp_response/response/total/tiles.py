@@ -39,7 +39,7 @@ def along(kernel: Any, parameters: list[Tensor], direction: list[Tensor], x: Ten
     if not any(bool((part != 0).any()) for part in direction):
         return out
     for rows in _rows(len(x), len(other)):
-        out[rows] = pushed(partial(kernel.matrix, x[rows], other), parameters, direction)
+        out[rows] = pushed(partial(_block, kernel, x, other, rows), parameters, direction)
     return out
 
 
@@ -66,8 +66,8 @@ def pulled(
     to_x = torch.zeros_like(x) if points else None
     for rows in _rows(len(x), len(x)):
         with torch.enable_grad():
-            at = x.detach().requires_grad_(points)
-            block = kernel.matrix(at[rows], at)
+            at = x.detach().requires_grad_(True)
+            block = _block(kernel, at, at, rows)
             scalar = block.new_zeros(()) if first is None else (first(rows) * block).sum()
             if second is not None and direction is not None:
                 slopes = gradients((second(rows) * block).sum(), parameters, graph=True)
@@ -78,6 +78,13 @@ def pulled(
         if to_x is not None:
             to_x += parts[-1]
     return totals, to_x
+
+
+def _block(kernel: Any, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+    """Some rows of k(x, y)."""
+    # For points without gradient gpytorch's own kernels take shortcuts whose second derivatives are silently wrong.
+    x, y = (t if t.requires_grad else t.detach().requires_grad_(True) for t in (x, y))
+    return kernel.matrix(x[rows], y)
 
 
 def _rows(n: int, m: int) -> Iterator[slice]:
