@@ -49,6 +49,7 @@ from gp_response.response import (
     Prediction,
     StoredSusceptibility,
     Susceptibility,
+    TotalSusceptibility,
     average,
     contrast,
     delete,
@@ -73,6 +74,7 @@ from gp_response.response import (
     shift_inputs,
     susceptibility,
     temperature,
+    total_susceptibility,
     value,
     variance,
 )
@@ -130,6 +132,7 @@ __all__ = [
     "StoredSusceptibility",
     "Sum",
     "Susceptibility",
+    "TotalSusceptibility",
     "Trace",
     "Training",
     "UnitBox",
@@ -168,6 +171,7 @@ __all__ = [
     "synthetic",
     "temperature",
     "testing",
+    "total_susceptibility",
     "value",
     "variance",
 ]

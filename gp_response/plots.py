@@ -240,6 +240,39 @@ def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
     return figure
 
 
+def responses_against_refits(panels: Mapping[str, Mapping[str, Any]], *, of: str) -> Figure:
+    """Predicted responses against those of refits, at fixed hyperparameters (open) and in total (filled), a panel each.
+
+    panels: by title, arrays "refit", "fixed" and "total" of equal sizes. of: what responds, e.g. "loss".
+    """
+    if not panels:
+        raise InputError("no panel; give each a title and arrays refit, fixed and total")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
+        for axes, (title, arrays) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            refit, fixed, total = (_finite(f"{title}, {key}", arrays[key]) for key in ("refit", "fixed", "total"))
+            ends = 1.05 * np.abs(np.concatenate([refit, fixed])).max() * np.array([-1.0, 1.0])
+            axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+            open_: dict[str, Any] = {"facecolors": "none", "edgecolors": NEGATIVE}
+            axes.scatter(refit, fixed, label="hyperparameters fixed", **POINT, **open_)
+            axes.scatter(refit, total, color=POSITIVE, label="total", **{**POINT, "s": 5})
+            # Most responses are small: near zero the axes are linear, beyond logarithmic.
+            knee, top = (
+                int(np.floor(np.log10(max(v, 1e-12 * ends[1])))) for v in (np.quantile(np.abs(refit), 0.5), ends[1])
+            )
+            for which, powers in (("x", [10.0**top]), ("y", [10.0 ** (knee + 1), 10.0**top][top - knee < 3 :])):
+                getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0**knee)
+                getattr(axes, f"set_{which}ticks")([*(-power for power in powers[::-1]), 0.0, *powers])
+                getattr(axes, f"set_{which}lim")(*ends)
+                getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
+            axes.set(title=_literal(title), xlabel="optimised again")
+        figure.axes[0].set_ylabel(f"{of}, predicted response")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def _power(largest: float) -> int:
     """The power of ten to take out of the axis: 0 where the plain numbers are short enough to read."""
     return 0 if largest == 0 or 1e-2 <= largest < 1e4 else int(np.floor(np.log10(largest)))
@@ -275,6 +308,7 @@ __all__ = [
     "gap_curves",
     "histogram_of_gaps",
     "influential_rows",
+    "responses_against_refits",
     "save",
     "scaling_wall",
 ]

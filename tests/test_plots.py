@@ -25,6 +25,10 @@ FIGURES = {
             "one line": {"N = 400": [(0.02, 5.0), (0.5, 0.1)]},
         }
     ),
+    "refits": lambda: plots.responses_against_refits(
+        {name: {"refit": CLOSED, "fixed": 0.5 * CLOSED, "total": CLOSED} for name in ("one", "two", "three", "four")},
+        of="loss",
+    ),
     "bars": lambda: plots.influential_rows([f"row {i}" for i in range(50)], CLOSED, unit="$ per $", title="$1 or $2"),
 }
 
@@ -125,6 +129,7 @@ def test_awkward_magnitudes_take_their_power_of_ten_out_of_the_axis(scale, power
         (lambda: plots.closed_vs_refit([1.0], [1.0, 2.0]), "1 entries and refit 2"),
         (lambda: plots.influential_rows(["a"], [1.0, 2.0]), "1 names for 2 values"),
         (lambda: plots.gap_curves({"a": {}}), "panel without lines"),
+        (lambda: plots.responses_against_refits({}, of="loss"), "no panel"),
         (lambda: plots.gap_curves({"a": {"b": [(0.1, np.inf)]}}), "a, b has 1 values, 1 of them not finite"),
     ],
 )

@@ -51,6 +51,7 @@ from gp_response.response.whole import (
     learning_coefficient,
     parameter,
 )
+from gp_response.response.total import Optimum, TotalSusceptibility, total_susceptibility
 
 __all__ = [
     "CONVENTIONS",
@@ -86,11 +87,13 @@ __all__ = [
     "Pointwise",
     "pointwise",
     "Observable",
+    "Optimum",
     "Perturbation",
     "Prediction",
     "Relabel",
     "Reweight",
     "StoredSusceptibility",
+    "TotalSusceptibility",
     "Susceptibility",
     "Value",
     "Variance",
@@ -109,6 +112,7 @@ __all__ = [
     "relabel",
     "reweight",
     "susceptibility",
+    "total_susceptibility",
     "value",
     "variance",
 ]

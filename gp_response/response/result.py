@@ -22,6 +22,7 @@ SIGNS = {
     "finite": "<O>_h - <O>_0",
     "refit": "<O>_h - <O>_0 of an actual refit",
     "refit derivative": "d<O>/dh through an actual refit",
+    "total": "d<O>/dh with hyperparameters optimised again",
 }
 
 
@@ -53,7 +54,8 @@ class Susceptibility:
             bounds mean "not certified" only for refits, whose own rounding is not bounded.
         rows, columns: names, as tuples.
         kind: the perturbation, e.g. "reweight".
-        order: "first" (derivative), "finite" (exact change), "refit" or "refit derivative".
+        order: "first" (derivative), "finite" (exact change), "refit", "refit derivative", or "total" (derivative with
+            hyperparameters that respond).
         h: amplitude of a finite change, None for derivatives.
         unit: of the entries. sign: the definition the entries obey, in words.
         beta: inverse temperature. samples: number of training rows n.
