@@ -3,6 +3,7 @@
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.finite import finite_response
 from gp_response.response.fluctuation import fdt_gap, fluctuation
+from gp_response.response.influence import Components, Eigenmodes, Influence, Representatives, influence
 from gp_response.response.leave_one_out import LeaveOneOut, leave_one_out
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.observables import (
@@ -30,9 +31,12 @@ from gp_response.response.susceptibility import susceptibility
 __all__ = [
     "CONVENTIONS",
     "Average",
+    "Components",
     "Contrast",
     "Delete",
+    "Eigenmodes",
     "Energy",
+    "Influence",
     "Insert",
     "LeaveOneOut",
     "Loss",
@@ -44,6 +48,7 @@ __all__ = [
     "Perturbation",
     "Prediction",
     "Relabel",
+    "Representatives",
     "Reweight",
     "StoredSusceptibility",
     "Susceptibility",
@@ -56,6 +61,7 @@ __all__ = [
     "fdt_gap",
     "fluctuation",
     "finite_response",
+    "influence",
     "insert",
     "leave_one_out",
     "loss",
