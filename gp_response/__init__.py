@@ -41,10 +41,12 @@ from gp_response.kernels import (
 from gp_response.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, Probit, StudentT
 from gp_response.posterior import Posterior
 from gp_response.response import (
+    Clusters,
     Components,
     Eigenmodes,
     Energy,
     Influence,
+    InformationCriteria,
     LeaveOneOut,
     Marginals,
     Observable,
@@ -54,6 +56,7 @@ from gp_response.response import (
     StoredSusceptibility,
     Susceptibility,
     average,
+    cluster,
     contrast,
     delete,
     fdt_gap,
@@ -61,6 +64,7 @@ from gp_response.response import (
     fluctuation,
     influence,
     insert,
+    jackknife_covariance,
     leave_one_out,
     loss,
     pointwise,
@@ -71,6 +75,7 @@ from gp_response.response import (
     susceptibility,
     value,
     variance,
+    waic,
 )
 from gp_response.solvers import CG, Cholesky, Solution
 
@@ -86,6 +91,7 @@ __all__ = [
     "CG",
     "Categorical",
     "Cholesky",
+    "Clusters",
     "Components",
     "Constant",
     "DataError",
@@ -99,6 +105,7 @@ __all__ = [
     "Gaussian",
     "Identity",
     "Influence",
+    "InformationCriteria",
     "InputError",
     "Kernel",
     "LeaveOneOut",
@@ -136,6 +143,7 @@ __all__ = [
     "acquisition",
     "average",
     "choose_inducing",
+    "cluster",
     "contrast",
     "dataset",
     "delete",
@@ -146,6 +154,7 @@ __all__ = [
     "head_from_gpytorch",
     "influence",
     "insert",
+    "jackknife_covariance",
     "kernels",
     "leave_one_out",
     "load",
@@ -162,4 +171,5 @@ __all__ = [
     "testing",
     "value",
     "variance",
+    "waic",
 ]

@@ -94,7 +94,9 @@ def test_second_differences_of_the_log_evidence_are_beta_squared_times_it():
 
 @pytest.mark.parametrize("method", ["low-rank", "sampled"])
 @pytest.mark.parametrize("solver", SOLVERS, ids=["cholesky", "cg"])
-@pytest.mark.parametrize(("which", "noise"), [("weights", 1e-1), ("noisy rows", 1e-3), ("unseen", 1e-6), ("hardly seen", 0.1)])
+@pytest.mark.parametrize(
+    ("which", "noise"), [("weights", 1e-1), ("noisy rows", 1e-3), ("unseen", 1e-6), ("hardly seen", 0.1)]
+)
 @pytest.mark.parametrize("rank", [1, 8, 40])
 def test_low_rank_bounds_cover_every_entry_and_samples_scatter_as_they_say(which, noise, solver, rank, method):
     model, data = head(noise, beta=1.7, solver=solver), DATA[which]
@@ -141,7 +143,8 @@ def test_rows_that_do_not_fit_are_made_anew_with_the_same_product():
 @pytest.mark.parametrize("noise", [1e-1, 1e-4])
 def test_sparse_posteriors_have_it_exactly_and_with_fewer_columns_within_bounds(make, noise):
     data = example_data()
-    model = make(gr.Matern52(lengthscale=[1.5] * 3, outputscale=1.3), noise=noise, inducing=data.train.x[::3].clone())
+    given = {"likelihood": gr.Gaussian(noise)} if make is gr.SVGP else {"noise": noise}
+    model = make(gr.Matern52(lengthscale=[1.5] * 3, outputscale=1.3), data.train.x[::3].clone(), **given)
     posterior = model.condition(data)
     losses = gr.loss(data.train.x, data.train.y)
     chi = gr.susceptibility(posterior, losses, gr.reweight()).to("kernel").matrix
@@ -160,17 +163,17 @@ def test_sparse_posteriors_have_it_exactly_and_with_fewer_columns_within_bounds(
 @pytest.mark.parametrize("solver", SOLVERS, ids=["cholesky", "cg"])
 def test_at_900_rows_it_is_the_response_in_either_precision(dtype, solver):
     data = example_data(n=900, dtype=dtype)
-    posterior = head(0.01, solver=solver).condition(data)
-    chi = gr.susceptibility(posterior, gr.loss(data.train.x, data.train.y), gr.reweight()).to("kernel")
+    posterior, direct = head(0.01, solver=solver).condition(data), head(0.01).condition(data)
+    chi = gr.susceptibility(direct, gr.loss(data.train.x, data.train.y), gr.reweight()).to("kernel")
     v = torch.randn(900, 4, dtype=dtype, generator=torch.Generator().manual_seed(2))
-    full, slack = chi.matrix.double(), chi.error.double() @ v.double().abs()
+    expected, slack = chi.matrix.double() @ v.double(), chi.error.double() @ v.double().abs()
     for method in ("exact", "low-rank"):
         w = gr.influence(posterior, method=method)
         found = w.product(v)
         assert found.value.dtype == (w @ v).dtype == w.dtype == dtype
-        assert bool(((found.value.double() - full @ v.double()).abs() <= found.error.double() + slack).all())
-    exact = gr.influence(posterior, method="exact").product(v).value
-    assert gap(exact, full @ v.double()) < (1e-5 if dtype == torch.float32 else 1e-7)
+        assert bool(((found.value.double() - expected).abs() <= found.error.double() + slack).all())
+        if method == "exact":
+            assert gap(found.value, expected) < (1e-7 if dtype == torch.float64 and solver == SOLVERS[0] else 1e-5)
 
 
 def test_what_cannot_be_had_says_what_to_do():

@@ -1,9 +1,11 @@
 """Response: observables, perturbations, and how the first move when the second do."""
 
+from gp_response.response.clusters import Clusters, cluster
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.finite import finite_response
 from gp_response.response.fluctuation import fdt_gap, fluctuation
 from gp_response.response.influence import Components, Eigenmodes, Influence, Representatives, influence
+from gp_response.response.jackknife import jackknife_covariance
 from gp_response.response.leave_one_out import LeaveOneOut, leave_one_out
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.observables import (
@@ -27,16 +29,19 @@ from gp_response.response.refit import expectation, refit_response
 from gp_response.response.result import Modes, Susceptibility
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.susceptibility import susceptibility
+from gp_response.response.waic import InformationCriteria, waic
 
 __all__ = [
     "CONVENTIONS",
     "Average",
+    "Clusters",
     "Components",
     "Contrast",
     "Delete",
     "Eigenmodes",
     "Energy",
     "Influence",
+    "InformationCriteria",
     "Insert",
     "LeaveOneOut",
     "Loss",
@@ -55,6 +60,7 @@ __all__ = [
     "Value",
     "Variance",
     "average",
+    "cluster",
     "contrast",
     "delete",
     "expectation",
@@ -63,6 +69,7 @@ __all__ = [
     "finite_response",
     "influence",
     "insert",
+    "jackknife_covariance",
     "leave_one_out",
     "loss",
     "predict",
@@ -72,4 +79,5 @@ __all__ = [
     "susceptibility",
     "value",
     "variance",
+    "waic",
 ]

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from gp_response.response.influence.eigenmodes import eigenmodes

@@ -264,7 +264,9 @@ def row_covariance(posterior: Any) -> RowCovariance:
     for kind, rows in kinds:
         if isinstance(posterior, kind):
             return rows(posterior)
-    raise InputError(f"influence got a {type(posterior).__name__}; expected a posterior of gr.Exact, gr.SGPR or gr.SVGP")
+    raise InputError(
+        f"influence got a {type(posterior).__name__}; expected a posterior of gr.Exact, gr.SGPR or gr.SVGP"
+    )
 
 
 __all__ = ["ExactRows", "RowCovariance", "SiteRows", "row_covariance", "usual_rank"]

@@ -63,9 +63,10 @@ def eigenmodes(operator: Any, k: int, *, tolerance: float, most: int, seed: int,
         if centred:
             ones = torch.ones(n, 1, dtype=torch.float64, device=trace.device)
             trace = trace - operator.product(ones, bounded=False).value.mean()
-        values = rounded(Certified(found.values, error), operator.dtype)
+        values, error = rounded(Certified(found.values, error), operator.dtype)
         rest = (found.vectors, residual, image.standard_error.norm(dim=0), found.values / trace)
-        return Eigenmodes(*values, *(part.to(operator.dtype) for part in rest), found.products)
+        vectors, residual, spread, share = (part.to(operator.dtype) for part in rest)
+        return Eigenmodes(values, error, vectors, residual, spread, share, found.products)
 
 
 __all__ = ["Eigenmodes", "eigenmodes"]

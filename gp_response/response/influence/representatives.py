@@ -31,7 +31,9 @@ def representatives(operator: Any, k: int) -> Representatives:
         raise InputError(f"representatives got k={k!r}; expected an integer from 1 to {n}")
     with torch.no_grad():
         rest = operator._variances().value
-        total, chosen, left = float(rest.sum()), [], []
+        total = float(rest.sum())
+        chosen: list[int] = []
+        left: list[float] = []
         factor = rest.new_zeros(k, n)
         floor = 1e-12 * float(rest.max())
         while len(chosen) < k and float(rest.max()) > floor:

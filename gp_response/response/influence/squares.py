@@ -95,7 +95,7 @@ class Spanned(Squares):
 
     def times(self, v: Tensor, *, bounded: bool = True) -> Estimated:
         # Many vectors share the rows of Ŝ, which then cost less than a Gram matrix for each.
-        wide = 2 * self.rank * v.shape[1] > v.shape[0]
+        wide = 2 * len(self.rows) * v.shape[1] > v.shape[0]
         value = self._by_rows(v) if wide else torch.stack([self._khatri_rao(column) for column in v.T], dim=1)
         error = self._error(v.abs()) if bounded else torch.full_like(v, float("inf"))
         return Estimated(value, error, torch.zeros_like(value))
@@ -115,7 +115,7 @@ class Spanned(Squares):
     def _error(self, size: Tensor) -> Tensor:
         """By `|Ŝ_ij| <= (Ŝ_ii Ŝ_jj)^½`: n numbers, not n²."""
         loose, square = self.low.sqrt() * self.off, self.off.square()
-        rounding = ROUNDING * self.rank**0.5 * self.low[:, None] * (self.low @ size)
+        rounding = ROUNDING * len(self.rows) ** 0.5 * self.low[:, None] * (self.low @ size)
         return 2.0 * loose[:, None] * (loose @ size) + square[:, None] * (square @ size) + rounding
 
 
