@@ -35,13 +35,14 @@ def test_products_and_rows_are_those_of_the_double_loop_within_their_bounds(whic
     assert covered(product, expected @ V)
     assert covered(rows, expected)
     assert covered(w.variances(), expected.diagonal())
-    # The 1e-9 apart pair leaves about eight digits at noise 1e-6.
-    tolerance = 1e-6
+    # Where rows are hardly seen, the residuals have no more digits than the solver's tolerance.
+    tolerance = 1e-6 if solver == SOLVERS[0] else 1e-5
     assert gap(product.value, expected @ V) < tolerance
     assert gap(rows.value, expected) < tolerance
     assert float(product.error.max() / (expected @ V).abs().max()) < 1e-3
     assert torch.equal(w @ V, product.value)
-    assert bool(((w @ V[:, 0] - product.value[:, 0]).abs() <= 2.0 * product.error[:, 0]).all())
+    alone = w.product(V[:, 0])
+    assert bool(((alone.value - product.value[:, 0]).abs() <= alone.error + product.error[:, 0]).all())
 
 
 def test_the_exact_matrix_is_a_psd_linear_operator_and_says_how_it_is_made():

@@ -31,15 +31,15 @@ def influence(
     """The covariance of all training losses, `W_ij = Cov(ℓ_i, ℓ_j) = r_i r_j S_ij/(σ_i² σ_j²) + S_ij²/(2 σ_i² σ_j²)`.
 
     The losses are those of whole samples, unweighted; S is the part of the field's covariance that responds to data, so that
-    `W = -χ[ℓ, ρ]/β` and `β² W` is the Hessian of the log evidence by the weights, up to sign conventions none. Also called
-    W-kernel (Iba 2023), loss kernel, or influence matrix.
+    `W = -χ[ℓ, ρ]/β`, and `β² W` is the Hessian of the log evidence by the weights. Also called W-kernel (Iba 2023), loss kernel,
+    or influence matrix.
 
     Args:
         posterior: of `gr.Exact` (any solver), `gr.SGPR` or `gr.SVGP`, with a Gaussian likelihood.
-        method: of the second term. "exact": S itself, kept where memory allows. "low-rank": `S ≈ FᵀF` with a bound from the
-            diagonal of what is left; of sparse posteriors it is exact. "sampled": random signs around the low-rank part,
-            unbiased, with a standard error. None chooses: low-rank for sparse posteriors, exact where a Cholesky factor or
-            few rows make it cheap, low-rank else.
+        method: of the second term. "exact": S itself, kept where memory allows. "low-rank": `S ≈ FᵀF` and the diagonal of
+            S, with a bound from the diagonal of what is left; of sparse posteriors it is exact. "sampled": random signs
+            around the low-rank part, unbiased, with a standard error. None chooses: low-rank for sparse posteriors, exact
+            where a Cholesky factor or few rows make it cheap, low-rank else.
         rank: most columns of the low-rank part; None takes 64 + 16 √n, at most 2048.
         tolerance: of the low-rank part: no more columns once the prior variance left is so small on average, in units of
             the rows' noise.

@@ -40,6 +40,14 @@ class RowCovariance(ABC):
     def own(self) -> Certified:
         """The diagonal of S, (n,), enclosed."""
 
+    @cached_property
+    def norm(self) -> float:
+        """Bound on the largest eigenvalue of S: `S <= D` on rows that are seen, the site variances, and its trace."""
+        own, train = self.own.value + self.own.error, self.posterior.data.train
+        seen = train.weights > 0
+        site = self.posterior.row_noise.double() / (self.posterior.beta * train.weights.double().clamp_min(1e-300))
+        return float(torch.minimum(own.sum(), torch.where(seen, site, 0.0).max() + own[~seen].sum()))
+
     @abstractmethod
     def times(self, v: Tensor) -> Certified:
         """`S v` for v (n, t) float64, by one solve."""
@@ -152,7 +160,7 @@ class ExactRows(RowCovariance):
         core = (rows / self.site) @ rows.T
         core.diagonal().add_(1.0)
         low = torch.linalg.solve_triangular(torch.linalg.cholesky(core), rows, upper=False)
-        return spanned(low, self.own, self._slack(low, float(core.diagonal().sum())))
+        return spanned(low, self.own, self._slack(low, float(core.diagonal().sum())), self.norm)
 
     def _slack(self, low: Tensor, trace: float) -> Tensor:
         """What rounding of the factor of K, at most `γ (K_ii K_jj)^½` an entry, and of the core move S by, (n,)."""
@@ -226,17 +234,22 @@ class SiteRows(RowCovariance):
         if rank is not None and rank < len(low):
             _, turn = torch.linalg.eigh(low @ low.T)
             low = turn[:, -rank:].T @ low
-            return spanned(low, self.own, slack)
-        return Spanned(low, slack.sqrt(), self.own)
+            return spanned(low, self.own, slack, self.norm)
+        return Spanned(low, slack.sqrt(), self.own, float(slack.sum()))
 
 
-def spanned(rows: Tensor, own: Certified, slack: Tensor) -> Spanned:
-    """A low-rank part (r, n) below S, with what its diagonal lacks of S's."""
+def spanned(rows: Tensor, own: Certified, slack: Tensor, norm: float) -> Spanned:
+    """A low-rank part (r, n) below S, with what its diagonal lacks of S's.
+
+    slack: rounding moves entries by at most `(slack_i slack_j)^½`. norm: of S.
+    """
     high, low = own.value + own.error, rows.square().sum(dim=0)
-    off = ((high - low).clamp_min(0.0) + slack + ROUNDING * high).sqrt()
+    rest, slack = (high - low).clamp_min(0.0), slack + ROUNDING * high
+    off = (rest + slack).sqrt()
     # The diagonal is not below that of its own part.
     floor = (torch.maximum(own.value - own.error, low - slack)).minimum(high)
-    return Spanned(rows, off, Certified(0.5 * (floor + high), 0.5 * (high - floor) + ROUNDING * high))
+    found = Certified(0.5 * (floor + high), 0.5 * (high - floor) + ROUNDING * high)
+    return Spanned(rows, off, found, min(norm, float(rest.sum())) + float(slack.sum()))
 
 
 def usual_rank(n: int) -> int:

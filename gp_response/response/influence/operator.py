@@ -70,9 +70,10 @@ class Influence(LinearOperator):
         return found if v.ndim == 2 else Estimated(*(part[:, 0] for part in found))
 
     def _force_error(self, size: Tensor, seen: Tensor) -> Tensor:
-        """What errors of the residuals move `a ∘ S(a ∘ v)` by, with `|S_ij| <= (S_ii S_jj)^½`."""
+        """What errors of the residuals move `a ∘ S(a ∘ v)` by: `|S u|_i <= S_ii^½ (uᵀS u)^½`, by entries or by the norm of S."""
         most, slack = (self.squares.own.value + self.squares.own.error).sqrt()[:, None], self.slack[:, None]
-        inside = most * (most.T @ (slack * size))
+        moved = slack * size
+        inside = most * torch.minimum(most.T @ moved, self.covariance.norm**0.5 * moved.norm(dim=0))
         return slack * (seen + inside) + self.force.abs()[:, None] * inside
 
     def rows(self, at: Any) -> Certified:

@@ -81,22 +81,29 @@ class Recomputed(Squares):
 
 
 class Spanned(Squares):
-    """`Ŝ = FᵀF` for F (r, n), below S: by Khatri-Rao, `(Ŝ∘Ŝ) v = diag(Fᵀ (F diag(v) Fᵀ) F)`, 4 n r² multiplications a vector.
+    """`Ŝ = FᵀF` for F (r, n), below S, and the diagonal of S itself where that is known.
+
+    By Khatri-Rao, `(Ŝ∘Ŝ) v = diag(Fᵀ (F diag(v) Fᵀ) F)`, 4 n r² multiplications a vector.
 
     Args:
         rows: F.
         off: (n,), with what remains of S bounded by `off_i off_j`.
         own: certified diagonal of S.
+        norm: bound on the norm of what remains.
     """
 
-    def __init__(self, rows: Tensor, off: Tensor, own: Certified):
-        self.rows, self.off, self.own, self.rank = rows, off, own, len(rows)
+    def __init__(self, rows: Tensor, off: Tensor, own: Certified, norm: float):
+        self.rows, self.off, self.own, self.norm, self.rank = rows, off, own, norm, len(rows)
         self.low = rows.square().sum(dim=0)
+        self.beside = own.value.square() - self.low.square()
+        # Norms of the rows of Ŝ: diag(Fᵀ FFᵀ F).
+        self.reach = (self.rows * ((rows @ rows.T) @ rows)).sum(dim=0).clamp_min(0.0).sqrt()
 
     def times(self, v: Tensor, *, bounded: bool = True) -> Estimated:
         # Many vectors share the rows of Ŝ, which then cost less than a Gram matrix for each.
         wide = 2 * len(self.rows) * v.shape[1] > v.shape[0]
         value = self._by_rows(v) if wide else torch.stack([self._khatri_rao(column) for column in v.T], dim=1)
+        value = value + self.beside[:, None] * v
         error = self._error(v.abs()) if bounded else torch.full_like(v, float("inf"))
         return Estimated(value, error, torch.zeros_like(value))
 
@@ -113,10 +120,18 @@ class Spanned(Squares):
         return torch.cat([(some.T @ self.rows).square_() @ v for some in self.rows.split(step, dim=1)])
 
     def _error(self, size: Tensor) -> Tensor:
-        """By `|Ŝ_ij| <= (Ŝ_ii Ŝ_jj)^½`: n numbers, not n²."""
+        """Of n numbers, not n²: by `|Ŝ_ij| <= (Ŝ_ii Ŝ_jj)^½` and `|E_ij| <= off_i off_j`, and by the norms of the rows of
+        `2 Ŝ∘E + E∘E`, where `Σ_j E_ij² <= ‖E‖ off_i²`; off the diagonal, which has its own bound."""
         loose, square = self.low.sqrt() * self.off, self.off.square()
-        rounding = ROUNDING * len(self.rows) ** 0.5 * self.low[:, None] * (self.low @ size)
-        return 2.0 * loose[:, None] * (loose @ size) + square[:, None] * (square @ size) + rounding
+        entries = 2.0 * loose[:, None] * (loose @ size) + square[:, None] * (square @ size)
+        entries = entries - (2.0 * loose.square() + square.square())[:, None] * size
+        most, root = float(self.off.max()), self.norm**0.5
+        mixed = torch.minimum((self.low * self.low.max()).sqrt() * root, most * self.reach)
+        by_norm = (self.off * (2.0 * mixed + self.off * most * root))[:, None] * size.norm(dim=0)
+        value, error = self.own
+        diagonal = (error * (2.0 * value + error))[:, None] * size
+        rounding = ROUNDING * (len(self.rows) ** 0.5 + 1.0) * value[:, None] * (value @ size)
+        return torch.minimum(entries.clamp_min(0.0), by_norm) + diagonal + rounding
 
 
 class Sampled(Squares):
@@ -141,7 +156,8 @@ class Sampled(Squares):
         drawn = Estimated(*(torch.stack(part, dim=1) for part in zip(*parts, strict=True)))
         known = self.base.times(v, bounded=False)
         rounding = ROUNDING * (known.value.abs() + drawn.value.abs())
-        return Estimated(known.value + drawn.value, drawn.error + rounding, drawn.standard_error)
+        value = known.value - self.base.beside[:, None] * v + drawn.value
+        return Estimated(value, drawn.error + rounding, drawn.standard_error)
 
     def _column(self, v: Tensor, bounded: bool) -> Estimated:
         z, count, weight = self.signs, self.signs.shape[1], v[:, None]
