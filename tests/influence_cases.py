@@ -7,7 +7,6 @@ import gp_response as gr
 from gp_response.data import row_noise
 from gp_response.testing import example_data
 
-
 KNOWN = {}  # by noise, temperature and data, which are kept with it so that nothing else takes its place
 
 

@@ -40,7 +40,7 @@ def test_products_and_rows_are_those_of_the_double_loop_within_their_bounds(whic
     assert gap(product.value, expected @ V) < tolerance
     assert gap(rows.value, expected) < tolerance
     assert float(product.error.max() / (expected @ V).abs().max()) < 1e-3
-    assert torch.equal(w @ V, product.value)
+    assert bool(((w @ V - expected @ V).abs() <= 2.0 * product.error).all())
     alone = w.product(V[:, 0])
     assert bool(((alone.value - product.value[:, 0]).abs() <= alone.error + product.error[:, 0]).all())
 

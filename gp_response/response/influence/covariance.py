@@ -40,13 +40,13 @@ class RowCovariance(ABC):
     def own(self) -> Certified:
         """The diagonal of S, (n,), enclosed."""
 
-    @cached_property
-    def norm(self) -> float:
-        """Bound on the largest eigenvalue of S: `S <= D` on rows that are seen, the site variances, and its trace."""
-        own, train = self.own.value + self.own.error, self.posterior.data.train
+    def norm(self, own: Certified) -> float:
+        """Bound on the largest eigenvalue of S, of diagonal `own`: `S <= D` on rows that are seen, the site variances, and
+        its trace."""
+        most, train = own.value + own.error, self.posterior.data.train
         seen = train.weights > 0
         site = self.posterior.row_noise.double() / (self.posterior.beta * train.weights.double().clamp_min(1e-300))
-        return float(torch.minimum(own.sum(), torch.where(seen, site, 0.0).max() + own[~seen].sum()))
+        return float(torch.minimum(most.sum(), torch.where(seen, site, 0.0).max() + most[~seen].sum()))
 
     @abstractmethod
     def times(self, v: Tensor) -> Certified:
@@ -66,7 +66,7 @@ class RowCovariance(ABC):
         matrix, error = self.rows(self.every)
         # One scale for all entries: the largest error in units of (S_ii S_jj)^½.
         size = (matrix.diagonal().abs() + error.diagonal() + EPS * float(matrix.abs().max())).sqrt()
-        unit = float(((error / size).amax(dim=0) / size).max())
+        unit = float(((error / size).amax(dim=1) / size).max())
         return Stored(matrix.add_(matrix.T.clone()).mul_(0.5), unit**0.5 * size)
 
 
@@ -160,7 +160,7 @@ class ExactRows(RowCovariance):
         core = (rows / self.site) @ rows.T
         core.diagonal().add_(1.0)
         low = torch.linalg.solve_triangular(torch.linalg.cholesky(core), rows, upper=False)
-        return spanned(low, self.own, self._slack(low, float(core.diagonal().sum())), self.norm)
+        return spanned(low, self.own, self._slack(low, float(core.diagonal().sum())), self.norm(self.own))
 
     def _slack(self, low: Tensor, trace: float) -> Tensor:
         """What rounding of the factor of K, at most `γ (K_ii K_jj)^½` an entry, and of the core move S by, (n,)."""
@@ -234,7 +234,7 @@ class SiteRows(RowCovariance):
         if rank is not None and rank < len(low):
             _, turn = torch.linalg.eigh(low @ low.T)
             low = turn[:, -rank:].T @ low
-            return spanned(low, self.own, slack, self.norm)
+            return spanned(low, self.own, slack, self.norm(self.own))
         return Spanned(low, slack.sqrt(), self.own, float(slack.sum()))
 
 
@@ -254,7 +254,7 @@ def spanned(rows: Tensor, own: Certified, slack: Tensor, norm: float) -> Spanned
 
 def usual_rank(n: int) -> int:
     """Ranks that keep a product near the cost of a few solves."""
-    return min(n, 64 + 16 * int(n**0.5), 2048)
+    return min(n, 64 + 12 * int(n**0.5), 2048)
 
 
 def row_covariance(posterior: Any) -> RowCovariance:

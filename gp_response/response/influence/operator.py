@@ -1,5 +1,6 @@
 """The influence matrix `W_ij = Cov(ℓ_i, ℓ_j)` of all training losses as a LinearOperator that is never stored."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,6 +42,10 @@ class Influence(LinearOperator):
     def rank(self) -> int | None:
         return self.squares.rank
 
+    @cached_property
+    def _norm(self) -> float:
+        return self.covariance.norm(self.squares.own)
+
     @property
     def posterior(self) -> Any:
         return self.covariance.posterior
@@ -55,11 +60,12 @@ class Influence(LinearOperator):
         One solve with as many right-hand sides (sampled: one more with twice the signs), and the product with S∘S.
 
         Args:
-            bounded: False saves the bound, which is then infinite.
+            bounded: False saves the bound, which is then infinite, and the solve where S is kept.
         """
         wide = v.double()[:, None] if v.ndim == 1 else v.double()
         a, p = self.force[:, None], self.precision[:, None]
-        seen, off = self.covariance.times(a * wide)
+        kept = None if bounded else self.squares.linear(a * wide)
+        seen, off = self.covariance.times(a * wide) if kept is None else Certified(kept, torch.zeros_like(kept))
         square = self.squares.times(p * wide, bounded=bounded)
         value = a * seen + 0.5 * p * square.value
         error = 0.5 * p * square.error + ROUNDING * ((a * seen).abs() + p * square.value.abs())
@@ -73,17 +79,17 @@ class Influence(LinearOperator):
         """What errors of the residuals move `a ∘ S(a ∘ v)` by: `|S u|_i <= S_ii^½ (uᵀS u)^½`, by entries or by the norm of S."""
         most, slack = (self.squares.own.value + self.squares.own.error).sqrt()[:, None], self.slack[:, None]
         moved = slack * size
-        inside = most * torch.minimum(most.T @ moved, self.covariance.norm**0.5 * moved.norm(dim=0))
+        inside = most * torch.minimum(most.T @ moved, self._norm**0.5 * moved.norm(dim=0))
         return slack * (seen + inside) + self.force.abs()[:, None] * inside
 
     def rows(self, at: Any) -> Certified:
-        """Rows of W (k, n) with bounds, by one solve each whatever the method."""
+        """Rows of W (k, n) with bounds, whatever the method: where S is not kept, by one solve each."""
         at = torch.as_tensor(at, device=self.force.device)
         found = [self._rows(some) for some in at.split(STEP)]
         return rounded(Certified(*(torch.cat(part) for part in zip(*found, strict=True))), self.dtype)
 
     def _rows(self, at: Tensor) -> Certified:
-        seen, off = self.covariance.rows(at)
+        seen, off = self.squares.entries(at) or self.covariance.rows(at)
         return self._entries(seen, off, at)
 
     def _entries(self, seen: Tensor, off: Tensor, at: Tensor) -> Certified:

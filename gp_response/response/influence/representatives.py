@@ -24,7 +24,7 @@ class Representatives(NamedTuple):
 def representatives(operator: Any, k: int) -> Representatives:
     """Always the sample whose loss the chosen ones say least about (pivoted Cholesky, Harbrecht, Peters & Schneider 2012).
 
-    One row of W, a solve, each.
+    One row of W each, a solve where S is not kept.
     """
     n = len(operator.force)
     if not isinstance(k, int) or not 1 <= k <= n:

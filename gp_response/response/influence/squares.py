@@ -16,6 +16,7 @@ from gp_response.posterior import Certified
 
 EPS = torch.finfo(torch.float64).eps
 BYTES = 2**27  # of one block of rows
+WIDTH = 256  # columns of a factor taken at a time
 ROUNDING = 8.0 * EPS
 
 
@@ -42,6 +43,14 @@ class Squares(ABC):
     def times(self, v: Tensor, *, bounded: bool = True) -> Estimated:
         """`(S∘S) v` for v (n, t); the error is infinite unless `bounded`."""
 
+    def linear(self, v: Tensor) -> Tensor | None:
+        """`S v` for v (n, t), where it is at hand without a solve."""
+        return None
+
+    def entries(self, at: Tensor) -> Certified | None:
+        """Rows of S, (k, n), where they are at hand."""
+        return None
+
 
 class Stored(Squares):
     """S kept as a matrix (n, n); 2 n² multiplications a product."""
@@ -52,6 +61,12 @@ class Stored(Squares):
 
     def times(self, v: Tensor, *, bounded: bool = True) -> Estimated:
         return _by_blocks(self._blocks(), self.off, v, bounded)
+
+    def linear(self, v: Tensor) -> Tensor | None:
+        return self.matrix @ v
+
+    def entries(self, at: Tensor) -> Certified | None:
+        return Certified(self.matrix[at], self.off[at][:, None] * self.off)
 
     def _blocks(self) -> Iterator[Tensor]:
         return iter(self.matrix.split(block_size(16 * len(self.matrix), BYTES, most=len(self.matrix))))
@@ -83,7 +98,7 @@ class Recomputed(Squares):
 class Spanned(Squares):
     """`Ŝ = FᵀF` for F (r, n), below S, and the diagonal of S itself where that is known.
 
-    By Khatri-Rao, `(Ŝ∘Ŝ) v = diag(Fᵀ (F diag(v) Fᵀ) F)`, 4 n r² multiplications a vector.
+    By Khatri-Rao, `(Ŝ∘Ŝ) v = diag(Fᵀ (F diag(v) Fᵀ) F)`, 2 n r² multiplications a vector.
 
     Args:
         rows: F.
@@ -112,8 +127,13 @@ class Spanned(Squares):
         return left * (self.rows.T @ (self.rows @ right))
 
     def _khatri_rao(self, v: Tensor) -> Tensor:
-        gram = (self.rows * v) @ self.rows.T
-        return (self.rows * (gram @ self.rows)).sum(dim=0)
+        total = torch.zeros_like(v)
+        for start in range(0, len(self.rows), WIDTH):
+            some, until = self.rows[start : start + WIDTH], self.rows[: start + WIDTH]
+            gram = (some * v) @ until.T
+            gram[:, :start] *= 2.0  # for the blocks above the diagonal, too: half the work
+            total += (some * (gram @ until)).sum(dim=0)
+        return total
 
     def _by_rows(self, v: Tensor) -> Tensor:
         step = block_size(16 * len(v), BYTES, most=len(v))
