@@ -174,3 +174,19 @@ def test_clusters_refuse_what_they_cannot_group():
     chi = gr.susceptibility(head().condition(DATA), gr.value(X), gr.reweight())
     assert_refused(lambda: gr.cluster(chi, 41), "k=41")
     assert_refused(lambda: gr.cluster(chi.matrix, 2), "Tensor")
+
+
+def test_blocks_under_other_likelihoods_are_had_as_the_refusal_says():
+    """Covariances of Bernoulli losses under the posterior's own Gaussian, against draws from it."""
+    data = DATA.with_train(y=(DATA.train.y > 0).double())
+    posterior = gr.Exact(gr.Matern52(lengthscale=[1.5] * 3), likelihood=gr.Bernoulli()).condition(data)
+    rows = [0, 1, 5, 9]
+    asked = gr.loss(data.train.x[rows], data.train.y[rows])
+    block = gr.fluctuation(posterior, asked, gr.reweight()).to("kernel").matrix
+    cov, mean = posterior.cov(data.train.x), posterior.mean(data.train.x)
+    values, vectors = torch.linalg.eigh(cov)
+    z = torch.randn(200_000, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    losses = -gr.Bernoulli().log_prob(mean + z @ (vectors * values.clamp_min(0.0).sqrt()).T, data.train.y)
+    drawn = torch.cov(losses.T)[rows]
+    assert torch.allclose(block, drawn, atol=0.02 * float(drawn.abs().max()))
+    assert torch.allclose(block[:, rows], block[:, rows].T, atol=1e-10)
