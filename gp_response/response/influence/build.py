@@ -40,7 +40,7 @@ def influence(
             S, with a bound from the diagonal of what is left; of sparse posteriors it is exact. "sampled": random signs
             around the low-rank part, unbiased, with a standard error. None chooses: low-rank for sparse posteriors, exact
             where a Cholesky factor or few rows make it cheap, low-rank else.
-        rank: most columns of the low-rank part; None takes 64 + 12 √n, at most 2048.
+        rank: most columns of the low-rank part; None takes 64 + 8 √n, at most 2048.
         tolerance: of the low-rank part: no more columns once the prior variance left is so small on average, in units of
             the rows' noise.
         probes: random signs of "sampled", 2 or more; each solve has twice as many right-hand sides.

@@ -254,7 +254,7 @@ def spanned(rows: Tensor, own: Certified, slack: Tensor, norm: float) -> Spanned
 
 def usual_rank(n: int) -> int:
     """Ranks that keep a product near the cost of a few solves."""
-    return min(n, 64 + 12 * int(n**0.5), 2048)
+    return min(n, 64 + 8 * int(n**0.5), 2048)
 
 
 def row_covariance(posterior: Any) -> RowCovariance:
