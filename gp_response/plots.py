@@ -247,8 +247,8 @@ def spectra(lines: Mapping[str, tuple[Sequence[float], float]]) -> Figure:
         for i, (name, (values, trace)) in enumerate(lines.items()):
             share = _finite(name, values) / trace
             axes.plot(np.arange(1, share.size + 1), share, MARKS[i] + "-", color=_colours(i + 1)[i], ms=3.0, label=name)
-        _log_axis(axes, "y")
         axes.set(xlabel="mode", ylabel="eigenvalue / trace")
+        axes.set_ylim(bottom=0.0)
         axes.legend()
     return figure
 
@@ -286,6 +286,7 @@ def coloured_components(panels: Mapping[str, tuple[Any, Any, Sequence[float]]]) 
                 set_scale("symlog", linthresh=max(float(np.percentile(np.abs(values), 50)), 1e-12))
             names = [f"component {k + 1} ({100.0 * share:.2g} %)" for k, share in enumerate(shares)]
             axes.set(title=_literal(title), xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
+            axes.minorticks_off()
     return figure
 
 
