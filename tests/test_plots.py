@@ -29,6 +29,11 @@ FIGURES = {
         {name: {"refit": CLOSED, "fixed": 0.5 * CLOSED, "total": CLOSED} for name in ("one", "two", "three", "four")},
         of="loss",
     ),
+    "spectra": lambda: plots.spectra({"a": ([3.0, 1.0, 0.1], 5.0), "b": ([0.2, 0.1], 0.5)}),
+    "left": lambda: plots.left_after({"a": ([0.8, 0.5, 0.4], 0.7)}),
+    "components": lambda: plots.coloured_components(
+        {f"${k}": (CLOSED.reshape(25, 2), CLOSED[:25], (0.2, 0.1)) for k in "ab"}
+    ),
     "bars": lambda: plots.influential_rows([f"row {i}" for i in range(50)], CLOSED, unit="$ per $", title="$1 or $2"),
 }
 

@@ -46,18 +46,24 @@ class Enclosure(NamedTuple):
 
 def factored(system: System, lower: Tensor, *, seed: int = 0) -> Enclosure:
     """From a float64 Cholesky factor of `B >= 1`; `n³/3` flops beside the factor."""
-    off = factor_error(system, lower, seed=seed)
+    part = inverse_error(system, lower, seed=seed)
     value = inverse_column_squares(lower)
-    # Substitution solves (L + Δ) y = e with |Δ| <= γ|L|, so ‖y‖² is off by 2 γ ‖L⁻¹‖ ‖L‖_F of itself, and the sum by γ.
-    gamma = 0.5 * EPS * (len(lower) + 2)
-    shrink = max(1.0 - off, 1e-300) ** 0.5
-    part = off + 1.01 * gamma * (2.0 * float(system.diagonal().sum() * (1.0 + off)) ** 0.5 / shrink + 1.0)
     known = part < 0.5
     width = value * part if known else torch.full_like(value, float("inf"))
     low = (value - width).clamp_min(0.0)
     return Enclosure(
         value, low, value + width, torch.zeros_like(value), torch.full_like(value, known, dtype=torch.bool)
     )
+
+
+def inverse_error(system: System, lower: Tensor, *, seed: int = 0) -> float:
+    """Bound κ on the error of products `yᵢᵀyⱼ` of columns of `L⁻¹` as entries of `B⁻¹`, in units of `‖yᵢ‖ ‖yⱼ‖`; of no
+    meaning from one half on."""
+    off = factor_error(system, lower, seed=seed)
+    # Substitution solves (L + Δ) y = e with |Δ| <= γ|L|, so ‖y‖² is off by 2 γ ‖L⁻¹‖ ‖L‖_F of itself, and the sum by γ.
+    gamma = 0.5 * EPS * (len(lower) + 2)
+    shrink = max(1.0 - off, 1e-300) ** 0.5
+    return off + 1.01 * gamma * (2.0 * float(system.diagonal().sum() * (1.0 + off)) ** 0.5 / shrink + 1.0)
 
 
 def factor_error(system: System, lower: Tensor, *, seed: int = 0) -> float:
@@ -193,4 +199,4 @@ def _groups(system: System, pivots: Tensor) -> Iterator[Tensor]:
     yield from order.split(CORE)
 
 
-__all__ = ["Enclosure", "bounds", "enclosed", "factor_error", "factored"]
+__all__ = ["Enclosure", "bounds", "enclosed", "factor_error", "factored", "inverse_error"]

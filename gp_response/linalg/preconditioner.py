@@ -7,6 +7,7 @@ So `B >= M` and `B⁻¹ <= M⁻¹`, and the preconditioner of a solve also bound
 import torch
 from torch import Tensor
 
+from gp_response.linalg.pivoted import pivoted_rows
 from gp_response.linalg.system import System
 
 # Relative room for the rounding of F in float64, so that `B >= M` survives it.
@@ -107,10 +108,7 @@ def nystrom(system: System, points: Tensor) -> Preconditioner:
 def randomly_pivoted(
     system: System, rank: int, *, generator: torch.Generator, most: int | None = None, block: int = 128
 ) -> Preconditioner:
-    """Block randomly pivoted Cholesky with rejection (Epperly, Tropp & Webber 2024, "Embrace rejection", algorithm 2.1).
-
-    Pivots are drawn with probabilities proportional to the diagonal that is left, a block at a time; a pivot whose
-    diagonal the earlier ones of its block have eaten is rejected, so that they are distributed as if drawn one by one.
+    """Block randomly pivoted Cholesky; see `pivoted_rows`.
 
     Args:
         rank: columns, fewer where they leave nothing.
@@ -119,43 +117,12 @@ def randomly_pivoted(
         block: proposals at a time.
     """
     rest = (system.diagonal() - system.shift).clamp_min(0.0)
-    total, rank, most = float(rest.sum()), min(rank, system.n), min(most or rank, system.n)
     least = float(system.shift.min())
-    stop, heavy = max(least, 1e-14 * total), HEAVY * least * system.n
-    factor = torch.empty(most, system.n, dtype=torch.float64, device=system.device)  # transposed: rows are contiguous
-    pivots, have = [], 0
-    while float(rest.sum()) > (stop if have < rank else heavy) and have < most:
-        proposed = torch.multinomial(rest.cpu(), min(block, int((rest > 0).sum())), generator=generator).to(rest.device)
-        rows = system.columns(proposed).T.addmm_(factor[:have, proposed].T, factor[:have], alpha=-1.0)
-        chosen, lower = _accept(rows[:, proposed], rest[proposed], (rank if have < rank else most) - have, generator)
-        if not len(chosen):
-            break
-        new = factor[have : have + len(chosen)]
-        torch.linalg.solve_triangular(lower, rows[chosen], upper=False, out=new)
-        pivots.append(proposed[chosen])
-        have += len(chosen)
-        rest = (rest - new.norm(dim=0).square()).clamp_min_(0.0)
-        rest[proposed[chosen]] = 0.0
-    at = torch.cat(pivots) if pivots else torch.zeros(0, dtype=torch.long, device=system.device)
-    return _assembled(system, factor[:have], rest, at)
-
-
-def _accept(block: Tensor, proposed: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The accepted of some proposals, and the Cholesky factor of their block."""
-    device, block, proposed = block.device, block.cpu().clone(), proposed.cpu()
-    uniform = torch.rand(len(proposed), generator=generator, dtype=torch.float64)
-    rows: list[int] = []
-    lower = torch.zeros_like(block)
-    for i in range(len(proposed)):
-        left = block[i, i]
-        if len(rows) == most or left <= uniform[i] * proposed[i] or left <= 1e-13 * proposed.max():
-            continue
-        column = block[:, i] / left.sqrt()
-        lower[:, len(rows)] = column
-        rows.append(i)
-        block.addr_(column, column, alpha=-1.0)
-    chosen = torch.tensor(rows, dtype=torch.long)
-    return chosen.to(device), lower[chosen, : len(rows)].tril().to(device)
+    found = pivoted_rows(
+        system.columns, rest, rank, stop=max(least, 1e-14 * float(rest.sum())), generator=generator, most=most,
+        heavy=HEAVY * least * system.n, block=block,
+    )  # fmt: skip
+    return _assembled(system, found.rows, found.rest, found.pivots)
 
 
 def _assembled(system: System, rows: Tensor, rest: Tensor, pivots: Tensor) -> Preconditioner:

@@ -1,9 +1,12 @@
 """Response: observables, perturbations, and how the first move when the second do."""
 
+from gp_response.response.clusters import Clusters, cluster
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.energy import Energy
 from gp_response.response.finite import finite_response
 from gp_response.response.fluctuation import fdt_gap, fluctuation
+from gp_response.response.influence import Components, Eigenmodes, Influence, Representatives, influence
+from gp_response.response.jackknife import jackknife_covariance
 from gp_response.response.leave_one_out import LeaveOneOut, leave_one_out
 from gp_response.response.model_perturbations import (
     GlobalNoise,
@@ -52,12 +55,16 @@ from gp_response.response.whole import (
     parameter,
 )
 from gp_response.response.total import Optimum, TotalSusceptibility, total_susceptibility
+from gp_response.response.waic import InformationCriteria, waic
 
 __all__ = [
     "CONVENTIONS",
     "Average",
+    "Clusters",
+    "Components",
     "Contrast",
     "Delete",
+    "Eigenmodes",
     "Energy",
     "Evidence",
     "GlobalNoise",
@@ -79,6 +86,8 @@ __all__ = [
     "parameter",
     "shift_inputs",
     "temperature",
+    "Influence",
+    "InformationCriteria",
     "Insert",
     "LeaveOneOut",
     "Loss",
@@ -91,6 +100,7 @@ __all__ = [
     "Perturbation",
     "Prediction",
     "Relabel",
+    "Representatives",
     "Reweight",
     "StoredSusceptibility",
     "TotalSusceptibility",
@@ -98,13 +108,16 @@ __all__ = [
     "Value",
     "Variance",
     "average",
+    "cluster",
     "contrast",
     "delete",
     "expectation",
     "fdt_gap",
     "fluctuation",
     "finite_response",
+    "influence",
     "insert",
+    "jackknife_covariance",
     "leave_one_out",
     "loss",
     "predict",
@@ -115,4 +128,5 @@ __all__ = [
     "total_susceptibility",
     "value",
     "variance",
+    "waic",
 ]
