@@ -4,6 +4,7 @@ from gp_response.response.convert import CONVENTIONS
 from gp_response.response.finite import finite_response
 from gp_response.response.fluctuation import fdt_gap, fluctuation
 from gp_response.response.leave_one_out import LeaveOneOut, leave_one_out
+from gp_response.response.noise_response import NoiseResponse, noise_response
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.observables import (
     Average,
@@ -38,6 +39,7 @@ __all__ = [
     "Loss",
     "Marginals",
     "Modes",
+    "NoiseResponse",
     "Pointwise",
     "pointwise",
     "Observable",
@@ -59,6 +61,7 @@ __all__ = [
     "insert",
     "leave_one_out",
     "loss",
+    "noise_response",
     "predict",
     "refit_response",
     "relabel",
