@@ -9,8 +9,8 @@ beside them what one would look at anyway: validation RMSE and NLL, posterior va
 of parameters, length-scale. Then the data shift: noise on the inputs, columns of pure noise that drift to three times their
 scale, columns that say little shuffled, another subpopulation (another airport; elsewhere the rows beyond the 85 % quantile
 of the first principal component), a later time. Failure is the logarithm of RMSE after over before, or the rise of NLL.
-Spearman's rank correlation over models of about the same validation RMSE (within 25 % of the median; for NLL, also within half a nat), also partial, given that
-RMSE, for six sets and three seeds; intervals by a bootstrap over sets and seeds.
+Spearman's rank correlation over models of about the same validation RMSE (within 25 % of the median; for the NLL, also within
+half a nat), also partial, given that RMSE, for six sets and three seeds; intervals by a bootstrap over sets and seeds.
 
 Command: gp-response run noise_susceptibility; one run: gp-response run noise_susceptibility dataset=weather seed=0
 Cost: about two minutes a run on one thread, 18 runs, below 1 GiB.
@@ -32,13 +32,15 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import gp_response as gr
+from gp_response.plots import grouped_scatter, rank_correlations, save
+from gp_response.report import number
 
 SETS = ["weather", "flights", "bike", "elevators", "protein", "kin40k"]
 GRID = {"dataset": SETS, "seed": [0, 1, 2]}
 SMOKE = {"dataset": "weather", "rows": 150, "validated": 40, "evaluated": 80, "models": 6, "steps": 5}
 NOISE_COLUMNS, INPUT_NOISE, DRIFT = 8, 0.3, 3.0
 COMPARABLE, COMPARABLE_NLL, FEWEST = 1.25, 0.5, 6
-SOLVER = gr.Cholesky(refine=0)  # double precision is enough for ranks, and four times as fast
+SOLVER = gr.Cholesky(refine=0)  # plain double precision is enough for ranks, and twice as fast
 # By name in result files, what figures and tables call them.
 SHIFTS = {
     "input_noise": "noise on inputs", "drift": "drifting noise columns", "shuffled": "shuffled weak columns",
@@ -56,6 +58,10 @@ BASELINES = {
 }  # fmt: skip
 MEASURES = RESPONSES | BASELINES
 FAILURES = {"rmse": "log RMSE ratio", "nll": "rise of NLL"}
+NAMED = {
+    ("shuffled", "weak_gradient"), ("drift", "noise_gradient"), ("input_noise", "gradient"), ("time", "label_noise"),
+    ("subpopulation", "label_noise"),
+}  # fmt: skip
 
 
 def main(
@@ -434,5 +440,91 @@ def rank_correlation(one: list[float], two: list[float], given: list[float] | No
     return float(a @ b / lengths) if lengths > 1e-9 * len(a) else None
 
 
+# The paper --------------------------------------------------------------------------------------------------------------
+
+Cells = dict[str, list[float]]  # correlations of the seeds of each set
+
+
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
-    return {}
+    """Mean correlations, a star where the bootstrap's 95 % leave out zero; the figures of RMSE."""
+    full = [r["result"] for r in results if r["config"]["models"] is None]
+    if not full:
+        return {}
+    everything, sound = (
+        [(f["dataset"], correlations(f["models"], sound=flag)) for f in full] for flag in (False, True)
+    )
+    panels = {
+        title: {MEASURES[name]: cells for name in MEASURES if (cells := cells_of(everything, "rmse", shift, name))}
+        for shift, title in SHIFTS.items()
+    }  # fmt: skip
+    save(rank_correlations(panels), figures / "noise-shift-ranks.pdf")
+    if drawn := scatters({f["dataset"]: f["models"] for f in reversed(full)}):
+        save(drawn, figures / "noise-shift-scatter.pdf")
+    counts = {key: np.median([f["comparable"][key] for f in full]) for key in FAILURES}
+    return {
+        "NoiseShiftRuns": number(len(full)), "NoiseShiftSets": number(len({f["dataset"] for f in full})),
+        "NoiseShiftModels": number(max(len(f["models"]) for f in full)),
+        "NoiseShiftRows": number(max(f["training_rows"] for f in full)),
+        **{f"NoiseShiftComparable{camel(key)}": number(int(count)) for key, count in counts.items()},
+        **macros(everything, "NoiseShift"), **macros(sound, "NoiseShiftSound", given=False),
+    }  # fmt: skip
+
+
+def macros(found: list[tuple[str, Any]], stem: str, *, given: bool = True) -> dict[str, str]:
+    """Mean correlations; with `given` also those given the validation RMSE, for label noise given the posterior variance, and
+    the interval and the lowest run of those that the text names."""
+    texts = {}
+    for metric, shift, name in product(FAILURES if given else ["rmse"], SHIFTS, MEASURES):
+        label = f"{camel(metric)}{camel(shift)}{camel(name)}"
+        for place, kind in enumerate(("", "Given", "Beyond")[: 3 if name == "label_noise" else 2] if given else [""]):
+            if cells := cells_of(found, metric, shift, name, place):
+                mean, low, high = interval(cells)
+                texts[f"{stem}{kind}{label}"] = signed(mean) + (r"\rlap{$^*$}" if low > 0.0 or high < 0.0 else "")
+                if given and not kind and (shift, name) in NAMED:
+                    ends = {"Low": low, "High": high, "Least": min(v for values in cells.values() for v in values)}
+                    texts |= {f"{stem}{label}{end}": signed(value) for end, value in ends.items()}
+    return texts
+
+
+def cells_of(found: list[tuple[str, Any]], metric: str, shift: str, name: str, place: int = 0) -> Cells:
+    """Correlations by set, those that are defined."""
+    cells: Cells = {}
+    for dataset, table in found:
+        value = (table[metric][shift].get(name) or [None] * 3)[place]
+        if value is not None:
+            cells.setdefault(dataset, []).append(value)
+    return cells
+
+
+def interval(cells: Cells, draws: int = 2000) -> tuple[float, float, float]:
+    """Mean over sets of the mean over seeds, and 95 % of a bootstrap that draws sets, then seeds of each."""
+    generator, sets = np.random.default_rng(0), [np.array(values) for values in cells.values()]
+    k = len(sets)
+    # A mean over redrawn seeds of every set, for every place that the set may be drawn to: (k places, draws, k sets).
+    seeds = np.stack([v[generator.integers(len(v), size=(k, draws, len(v)))].mean(axis=-1) for v in sets], axis=-1)
+    drawn_sets = generator.integers(k, size=(k, draws, 1))
+    means = np.take_along_axis(seeds, drawn_sets, axis=-1).mean(axis=(0, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(np.mean([values.mean() for values in sets])), float(low), float(high)
+
+
+def scatters(models: dict[str, list[dict[str, Any]]]) -> Any:
+    """Two measures against the failures that they might tell of, for three sets; None where one of them is missing."""
+    sets, panels = ("weather", "elevators", "protein"), {}
+    if not set(sets) <= set(models):
+        return None
+    for (measure, shift), name in product((("weak_gradient", "shuffled"), ("label_noise", "subpopulation")), sets):
+        groups: dict[str, list[tuple[float, float]]] = {}
+        for m in comparable(models[name], "rmse"):
+            groups.setdefault(m["group"], []).append((m["measures"][measure], failure(m, shift, "rmse")))
+        panels[f"{name}: {MEASURES[measure]} → {SHIFTS[shift]}"] = groups
+    return grouped_scatter(panels, x="response measured before", y="log RMSE after / before")
+
+
+def camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def signed(value: float) -> str:
+    """Two decimals, so that columns line up."""
+    return rf"\num{{{value + 0.0:.2f}}}"

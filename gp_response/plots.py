@@ -272,8 +272,8 @@ def _dots(axes: Axes, row: int, dots: Mapping[str, Sequence[float]], series: Seq
     for i, name in enumerate(series):
         x = _finite(name, dots[name]) if dots.get(name) else np.empty(0)
         off = row + 0.5 * (i + 0.5) / len(series) - 0.25
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)], "s": 6, "linewidths": 0}
-        axes.scatter(x, np.full(len(x), off), label=name, **style)
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
+        axes.scatter(x, np.full(len(x), off), label=name, s=6, linewidths=0, **style)
     if everything:
         axes.plot([np.mean(everything)] * 2, [row - 0.36, row + 0.36], color="black", linewidth=1.2)
 
