@@ -21,6 +21,7 @@ Data: weather and flights are packaged; the others from the folder named by GP_R
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -58,9 +59,14 @@ BASELINES = {
 }  # fmt: skip
 MEASURES = RESPONSES | BASELINES
 FAILURES = {"rmse": "log RMSE ratio", "nll": "rise of NLL"}
-NAMED = {
-    ("shuffled", "weak_gradient"), ("drift", "noise_gradient"), ("input_noise", "gradient"), ("time", "label_noise"),
-    ("subpopulation", "label_noise"),
+# Of these also the interval and the worst run, and what is found among some of the models alone.
+NAMED = [
+    *product(("input_noise", "shuffled", "subpopulation", "time"), ("label_noise", "label_gain", "gradient", "weak_gradient")),
+    ("drift", "noise_gradient"), ("subpopulation", "noise_gradient"), ("time", "noise_gradient"),
+]  # fmt: skip
+AMONG: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "": lambda m: True, "Sound": lambda m: m["sound"], "Kernels": lambda m: "network" not in m["name"],
+    "Networks": lambda m: "network" in m["name"],
 }  # fmt: skip
 
 
@@ -409,12 +415,12 @@ def comparable(models: list[dict[str, Any]], metric: str) -> list[dict[str, Any]
     return [m for m, kept in zip(models, near, strict=True) if kept]
 
 
-def correlations(models: list[dict[str, Any]], *, sound: bool = False) -> dict[str, dict[str, dict[str, list[Any]]]]:
+def correlations(models: list[dict[str, Any]], among: str = "") -> dict[str, dict[str, dict[str, list[Any]]]]:
     """By metric, shift and measure: Spearman's rank correlation of measure and failure, and the same given the validation
-    RMSE, and given the posterior variance; null where one is constant. sound: of models with nothing set wrong alone."""
+    RMSE, and given the posterior variance; null where one is constant. among: of the models that AMONG names so."""
     found: dict[str, dict[str, dict[str, list[Any]]]] = {metric: {} for metric in FAILURES}
     for metric, shift in product(FAILURES, SHIFTS):
-        seen = [m for m in comparable(models, metric) if shift in m["scores"] and (m["sound"] or not sound)]
+        seen = [m for m in comparable(models, metric) if shift in m["scores"] and AMONG[among](m)]
         answers = {name: of_measure([m for m in seen if m["measures"][name] is not None], name, shift, metric)
                    for name in MEASURES}  # fmt: skip
         found[metric][shift] = {name: answer for name, answer in answers.items() if answer}
@@ -447,14 +453,14 @@ Cells = dict[str, list[float]]  # correlations of the seeds of each set
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Mean correlations, a star where the bootstrap's 95 % leave out zero; the figures of RMSE."""
-    full = [r["result"] for r in results if r["config"]["models"] is None]
-    if not full:
+    whole = [r for r in results if r["config"]["models"] is None]
+    if not whole:
         return {}
-    everything, sound = (
-        [(f["dataset"], correlations(f["models"], sound=flag)) for f in full] for flag in (False, True)
-    )
+    order = {name: i for i, name in enumerate(SETS)}
+    full = [r["result"] for r in sorted(whole, key=lambda r: (order[r["config"]["dataset"]], r["config"]["seed"]))]
+    found = {among: [(f["dataset"], correlations(f["models"], among)) for f in full] for among in AMONG}
     panels = {
-        title: {MEASURES[name]: cells for name in MEASURES if (cells := cells_of(everything, "rmse", shift, name))}
+        title: {MEASURES[name]: cells for name in MEASURES if (cells := cells_of(found[""], "rmse", shift, name))}
         for shift, title in SHIFTS.items()
     }  # fmt: skip
     save(rank_correlations(panels), figures / "noise-shift-ranks.pdf")
@@ -466,23 +472,33 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         "NoiseShiftModels": number(max(len(f["models"]) for f in full)),
         "NoiseShiftRows": number(max(f["training_rows"] for f in full)),
         **{f"NoiseShiftComparable{camel(key)}": number(int(count)) for key, count in counts.items()},
-        **macros(everything, "NoiseShift"), **macros(sound, "NoiseShiftSound", given=False),
+        **every_macro(found[""]),
+        **{k: v for among in AMONG for k, v in named_macros(found[among], f"NoiseShift{among}", ends=not among).items()},
     }  # fmt: skip
 
 
-def macros(found: list[tuple[str, Any]], stem: str, *, given: bool = True) -> dict[str, str]:
-    """Mean correlations; with `given` also those given the validation RMSE, for label noise given the posterior variance, and
-    the interval and the lowest run of those that the text names."""
+def every_macro(found: list[tuple[str, Any]]) -> dict[str, str]:
+    """Mean correlations, those given the validation RMSE, and for label noise those given the posterior variance."""
     texts = {}
-    for metric, shift, name in product(FAILURES if given else ["rmse"], SHIFTS, MEASURES):
-        label = f"{camel(metric)}{camel(shift)}{camel(name)}"
-        for place, kind in enumerate(("", "Given", "Beyond")[: 3 if name == "label_noise" else 2] if given else [""]):
+    for metric, shift, name in product(FAILURES, SHIFTS, MEASURES):
+        for place, kind in enumerate(("", "Given", "Beyond")[: 3 if name == "label_noise" else 2]):
             if cells := cells_of(found, metric, shift, name, place):
                 mean, low, high = interval(cells)
-                texts[f"{stem}{kind}{label}"] = signed(mean) + (r"\rlap{$^*$}" if low > 0.0 or high < 0.0 else "")
-                if given and not kind and (shift, name) in NAMED:
-                    ends = {"Low": low, "High": high, "Least": min(v for values in cells.values() for v in values)}
-                    texts |= {f"{stem}{label}{end}": signed(value) for end, value in ends.items()}
+                starred = signed(mean) + (r"\rlap{$^*$}" if low > 0.0 or high < 0.0 else "")
+                texts[f"NoiseShift{kind}{camel(metric)}{camel(shift)}{camel(name)}"] = starred
+    return texts
+
+
+def named_macros(found: list[tuple[str, Any]], stem: str, *, ends: bool) -> dict[str, str]:
+    """Mean correlation of RMSE alone, without star, or with `ends` its interval and the lowest of any run."""
+    texts = {}
+    for shift, name in NAMED:
+        label = f"{stem}Rmse{camel(shift)}{camel(name)}"
+        if cells := cells_of(found, "rmse", shift, name):
+            mean, low, high = interval(cells)
+            least = min(value for values in cells.values() for value in values)
+            parts = {"Mean": mean, "Low": low, "High": high, "Least": least} if ends else {"Mean": mean}
+            texts |= {f"{label}{part}": signed(value) for part, value in parts.items()}
     return texts
 
 

@@ -288,7 +288,7 @@ def grouped_scatter(
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 0.5 + 1.65 * rows), layout="constrained")
+        figure = Figure(figsize=(PAGE, 0.5 + 1.75 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (title, parts) in zip(grid, panels.items(), strict=False):
             for i, name in enumerate(groups):
@@ -296,12 +296,12 @@ def grouped_scatter(
                 style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
                 axes.scatter(pairs[:, 0], pairs[:, 1], label=name, **{**POINT, **style})
             _log_axis(axes, "x")
-            axes.set_title(title)
+            axes.set_title(textwrap.fill(title, 34))
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         figure.supxlabel(x, fontsize=STYLE["axes.labelsize"])
         figure.supylabel(y, fontsize=STYLE["axes.labelsize"])
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(groups))
     return figure
 
 

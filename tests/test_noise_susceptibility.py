@@ -53,8 +53,6 @@ def test_rows_of_before_and_after_are_other_rows_and_the_training_rows_set_the_s
     training = {tuple(row) for row in parts.plain.train.x.tolist()}
     for x, _ in (parts.validation, parts.before, *parts.after.values()):
         assert not training & {tuple(row) for row in x[:, : parts.columns].tolist()}
-    year = list(parts.plain.names)
-    assert len(year) == parts.columns
 
 
 def test_only_what_a_shift_names_is_changed(module, parts):
@@ -78,7 +76,7 @@ def test_weak_columns_are_those_a_model_does_not_use(module, parts):
     model = gr.Exact(gr.RBF(ard=parts.columns, lengthscale=scales), noise=0.05).condition(parts.plain)
     weak = module["weak_columns"](model, parts)
     assert len(weak) == parts.columns // 2
-    assert min(weak) >= 4 or parts.columns - 4 < parts.columns // 2
+    assert min(weak) >= 4
 
 
 def test_fast_predictions_are_the_certified_ones(module, parts, posterior):
@@ -153,7 +151,9 @@ def made_up(count, shifts, seed):
         after[shifts[0]] = {"rmse": values["weak_gradient"], "nll": values["weak_gradient"] ** 3}
         scores = {"before": {"rmse": 1.0, "nll": 0.0}, **after}
         group = ("plain", "deep", "set wrong", "noise columns")[i % 4]
-        models.append({"group": group, "sound": i % 4 != 2, "measures": values, "scores": scores})
+        models.append(
+            {"name": f"{group} {i}", "group": group, "sound": i % 4 != 2, "measures": values, "scores": scores}
+        )
     models[0]["measures"]["validation_rmse"] = 9.0  # not comparable with the others
     models[0]["scores"][shifts[0]]["rmse"] = 1e-9
     return models
@@ -163,7 +163,7 @@ def test_report_finds_the_measure_that_ranks_and_defines_letters(module, tmp_pat
     shifts = ["shuffled", "input_noise", "subpopulation"]
     results = [
         {
-            "config": {"models": None},
+            "config": {"models": None, "dataset": name, "seed": seed},
             "result": {
                 "dataset": name, "training_rows": 9, "comparable": {"rmse": 39, "nll": 39},
                 "models": made_up(40, shifts, 10 * seed + k),
@@ -175,7 +175,8 @@ def test_report_finds_the_measure_that_ranks_and_defines_letters(module, tmp_pat
     assert all(NAME.fullmatch(name) for name in found)
     assert found["NoiseShiftRmseShuffledWeakGradient"] == r"\num{1.00}\rlap{$^*$}"
     assert found["NoiseShiftRmseShuffledWeakGradientLeast"] == r"\num{1.00}"
-    assert found["NoiseShiftSoundRmseShuffledWeakGradient"] == r"\num{1.00}\rlap{$^*$}"
+    assert found["NoiseShiftSoundRmseShuffledWeakGradientMean"] == r"\num{1.00}"
+    assert not any(name.startswith("NoiseShiftNetworks") for name in found)  # there are none
     assert abs(float(found["NoiseShiftRmseInputNoiseGradient"].split("{")[1].split("}")[0])) < 0.3
     assert not any("Time" in name for name in found)
     for name in ("noise-shift-ranks.pdf", "noise-shift-scatter.pdf"):

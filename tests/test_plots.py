@@ -25,6 +25,20 @@ FIGURES = {
             "one line": {"N = 400": [(0.02, 5.0), (0.5, 0.1)]},
         }
     ),
+    "ranks": lambda: plots.rank_correlations(
+        {
+            "one shift": {"a measure": {"weather": [0.9, 0.7], "flights": [-0.2]}, "another": {"weather": [0.1]}},
+            "another shift of long name": {"a measure": {"weather": [-1.0, 1.0], "flights": [0.3]}},
+        }
+    ),
+    "groups": lambda: plots.grouped_scatter(
+        {
+            f"set {i}: a measure of long name → a shift": {"plain": [(0.01, 1.0), (2.0, 3.0)], "deep": [(0.1, i)]}
+            for i in range(4)
+        },
+        x="response",
+        y="failure",
+    ),
     "bars": lambda: plots.influential_rows([f"row {i}" for i in range(50)], CLOSED, unit="$ per $", title="$1 or $2"),
 }
 

@@ -37,7 +37,7 @@ def noise_response(
     """Standard deviation of each observable when every label is redrawn, `(Σ_i χ_ai² s_i²)^½` with χ by `relabel()`.
 
     Hyperparameters and features stay as they are. For values of a Gaussian posterior with unit weights and β = 1 it is
-    `σ ‖A⁻¹k_a‖`, the frequentist standard error of a kernel smoother (Hastie, Tibshirani & Friedman 2009, section 5.4), and
+    `σ ‖A⁻¹k_a‖`, the frequentist standard error of a kernel smoother (Hastie, Tibshirani & Friedman 2009, section 5.5.2), and
     its square is the part of the posterior variance `S_aa` that comes from label noise: what remains is the squared bias
     that the prior expects. So it never exceeds `√S_aa`, and says nothing of places without data, where both the response
     vanishes and the variance is large.
