@@ -13,8 +13,12 @@ Spearman's rank correlation over models of about the same validation RMSE (withi
 half a nat), also partial, given that RMSE, for six sets and three seeds; intervals by a bootstrap over sets and seeds.
 
 Command: gp-response run noise_susceptibility; one run: gp-response run noise_susceptibility dataset=weather seed=0
-Cost: about two minutes a run on one thread, 18 runs, below 1 GiB.
-Expected: to be measured.
+Cost: 90 to 150 seconds a run on one thread of a busy machine, 18 runs, 35 minutes together, below 1.1 GiB.
+Expected: not in general, yes where the shift disturbs what the response was measured to. RMSE: slope in weak columns against
+their shuffling 0.77, in noise columns against their drift 0.75, in all columns against noise on inputs 0.52. Responses to
+redrawn labels (at the model's own noise) and the jackknife stay within 0.25 of zero everywhere. Real shifts: slope in weak
+columns 0.26 for the other subpopulation (0.20 given the validation RMSE) and 0.05 for a later time; response to labels of unit
+noise 0.50 for a later time (three sets; 0.21 among models with nothing set wrong), where the effective dimension has 0.42.
 
 Data: weather and flights are packaged; the others from the folder named by GP_RESPONSE_DATA, or downloaded.
 """
@@ -471,6 +475,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         "NoiseShiftRuns": number(len(full)), "NoiseShiftSets": number(len({f["dataset"] for f in full})),
         "NoiseShiftModels": number(max(len(f["models"]) for f in full)),
         "NoiseShiftRows": number(max(f["training_rows"] for f in full)),
+        "NoiseShiftTrained": number(max(r["config"]["trained"] for r in whole)),
         **{f"NoiseShiftComparable{camel(key)}": number(int(count)) for key, count in counts.items()},
         **every_macro(found[""]),
         **{k: v for among in AMONG for k, v in named_macros(found[among], f"NoiseShift{among}", ends=not among).items()},
@@ -542,5 +547,6 @@ def camel(name: str) -> str:
 
 
 def signed(value: float) -> str:
-    """Two decimals, so that columns line up."""
-    return rf"\num{{{value + 0.0:.2f}}}"
+    """Two decimals, so that columns line up; no minus before zeros."""
+    text = f"{value:.2f}"
+    return rf"\num{{{'0.00' if text == '-0.00' else text}}}"

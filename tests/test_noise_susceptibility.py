@@ -163,7 +163,7 @@ def test_report_finds_the_measure_that_ranks_and_defines_letters(module, tmp_pat
     shifts = ["shuffled", "input_noise", "subpopulation"]
     results = [
         {
-            "config": {"models": None, "dataset": name, "seed": seed},
+            "config": {"models": None, "dataset": name, "seed": seed, "trained": 5},
             "result": {
                 "dataset": name, "training_rows": 9, "comparable": {"rmse": 39, "nll": 39},
                 "models": made_up(40, shifts, 10 * seed + k),
