@@ -34,6 +34,20 @@ FIGURES = {
     "components": lambda: plots.coloured_components(
         {f"${k}": (CLOSED.reshape(25, 2), CLOSED[:25], (0.2, 0.1)) for k in "ab"}
     ),
+    "ranks": lambda: plots.rank_correlations(
+        {
+            "one shift": {"a measure": {"weather": [0.9, 0.7], "flights": [-0.2]}, "another": {"weather": [0.1]}},
+            "another shift of long name": {"a measure": {"weather": [-1.0, 1.0], "flights": [0.3]}},
+        }
+    ),
+    "groups": lambda: plots.grouped_scatter(
+        {
+            f"set {i}: a measure of long name → a shift": {"plain": [(0.01, 1.0), (2.0, 3.0)], "deep": [(0.1, i)]}
+            for i in range(4)
+        },
+        x="response",
+        y="failure",
+    ),
     "bars": lambda: plots.influential_rows([f"row {i}" for i in range(50)], CLOSED, unit="$ per $", title="$1 or $2"),
 }
 

@@ -21,6 +21,7 @@ from gp_response.response.model_perturbations import (
     shift_inputs,
     temperature,
 )
+from gp_response.response.noise_response import NoiseResponse, noise_response
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.observables import (
     Average,
@@ -93,6 +94,7 @@ __all__ = [
     "Loss",
     "Marginals",
     "Modes",
+    "NoiseResponse",
     "Pointwise",
     "pointwise",
     "Observable",
@@ -120,6 +122,7 @@ __all__ = [
     "jackknife_covariance",
     "leave_one_out",
     "loss",
+    "noise_response",
     "predict",
     "refit_response",
     "relabel",
