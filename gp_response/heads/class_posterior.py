@@ -51,6 +51,7 @@ class ClassPosterior(Posterior):
         self.basis, self.data, self.law, self.whole = basis, data, likelihood, whole
         self.kernel, self.prior_mean, self.beta, self.solver = basis.kernel, mean, beta, Cholesky()
         self.trace: Trace | None = None
+        self.keep = keep
         train = data.train
         self.noise = torch.full((), float("nan"), dtype=torch.float64, device=train.x.device)  # classes have none
         if not inside_transform():
@@ -80,6 +81,12 @@ class ClassPosterior(Posterior):
     def probe(self, x: Tensor) -> "ClassProbe":
         """Look at the fields from points (x, c), (p, d + 1)."""
         return ClassProbe(self, self.points(x))
+
+    def reweighted(self, weights: Tensor) -> "ClassPosterior":
+        return ClassPosterior(
+            self.basis, self._data_at(weights), likelihood=self.law, mean=self.prior_mean, beta=self.beta,
+            whole=self.whole, keep=self.keep,
+        )  # fmt: skip
 
     def points(self, x: Any) -> Tensor:
         """x as (p, d + 1) points, the class last."""

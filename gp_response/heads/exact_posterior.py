@@ -72,6 +72,16 @@ class ExactPosterior(Posterior):
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self.kernel.matrix(x, y)
 
+    def reweighted(self, weights: Tensor) -> "ExactPosterior":
+        return ExactPosterior(
+            self.kernel,
+            self._data_at(weights),
+            noise=self.noise,
+            mean=self.prior_mean,
+            beta=self.beta,
+            solver=self.solver,
+        )
+
     @property
     def residuals(self) -> Certified:
         back = self.whitening.back

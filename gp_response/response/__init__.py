@@ -19,6 +19,8 @@ from gp_response.response.observables import (
     value,
     variance,
 )
+from gp_response.response.pattern import pattern
+from gp_response.response.pattern_result import Pattern
 from gp_response.response.perturbation import Energy, Perturbation
 from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
 from gp_response.response.predict import Prediction, predict
@@ -38,6 +40,8 @@ __all__ = [
     "Loss",
     "Marginals",
     "Modes",
+    "Pattern",
+    "pattern",
     "Pointwise",
     "pointwise",
     "Observable",
