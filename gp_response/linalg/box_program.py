@@ -20,6 +20,7 @@ from gp_response.errors import SolverError
 
 TOLERANCE = 1e-9  # of the interior-point method, in gap and feasibility
 NEWTON, HALVINGS = 60, 30
+ROUNDING = 1e-13  # of the conditions, that Newton's method may leave
 BISECTIONS = 200
 
 
@@ -149,7 +150,8 @@ def _sharpened(program: BoxProgram, found: Optimum) -> Optimum:
             break
         y, (rest, value, free) = y + size * step, trial
     own = aim - slack * found.multipliers - rows @ found.value
-    sharper = np.linalg.norm(rest) <= np.linalg.norm(own)
+    # The interior point meets linear conditions to rounding, but is only near the bounds and near zero where it should be there.
+    sharper = np.linalg.norm(rest) <= max(np.linalg.norm(own), ROUNDING * (1.0 + np.linalg.norm(aim)))
     return Optimum(_on_the_sum(program, value if sharper else found.value), y if sharper else found.multipliers)
 
 
