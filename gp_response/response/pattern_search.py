@@ -25,12 +25,11 @@ STALLED = 1e-6  # relative decrease of the objective from which no more rounds f
 
 
 class State(NamedTuple):
-    """Weights that the model was conditioned on: change of columns (c,), of observables (q,) with bound, response (q, c)."""
+    """Weights that the model was conditioned on: change of columns (c,), and of observables (q,) with its bound."""
 
     change: Tensor
     moved: Tensor
     error: Tensor
-    matrix: Tensor
 
 
 class Search:
@@ -84,21 +83,24 @@ class Search:
     def _rounds(self) -> State:
         asked, room = self.asked, self.asked.room
         zero = torch.zeros_like(self.first.change)
-        state = State(zero, torch.zeros_like(asked.target), 2.0 * self._asked_for(self.before.error), asked.matrix)
+        state = State(zero, torch.zeros_like(asked.target), 2.0 * self._asked_for(self.before.error))
         low, high = room.box()
         inside = bool(((low <= 0) & (high >= 0)).all())
-        found = self.first
+        found, matrix = self.first, asked.matrix
         for _ in tqdm(range(asked.iterations + 1), desc="patterning", disable=not self.progress, leave=False):
             self.conditioned = 0
-            state, step, going = self._step(state, found, outside=not (inside or self.history))
+            state, step, going = self._step(state, found, matrix, outside=not (inside or self.history))
             self._note(state, step, found)
             if not going or self._done(state) or len(self.history) > asked.iterations:
                 break
-            found = self._nearest(state.matrix, asked.target - state.moved + state.matrix @ state.change)
+            matrix = self._response()
+            found = self._nearest(matrix, asked.target - state.moved + matrix @ state.change)
         self.feasible = found.feasible or self._reached(state)
         return state
 
-    def _step(self, state: State, found: Nearest, *, outside: bool) -> tuple[State, float, bool]:
+    def _step(
+        self, state: State, found: Nearest, matrix: Tensor, *, outside: bool
+    ) -> tuple[State, float, bool]:  # fmt: skip
         """As far towards the linear solution as the objective falls, how far that was, and whether to go on.
 
         outside: the weights before are outside the bounds, so that only the whole way leads inside.
@@ -106,7 +108,7 @@ class Search:
         if not self.asked.iterations:  # a response inverted once is taken at its word
             return self._conditioned(found.change), 1.0, False
         before, way = self._objective(state.change, state.moved), found.change - state.change
-        promised = before - self._objective(found.change, state.moved + state.matrix @ way)
+        promised = before - self._objective(found.change, state.moved + matrix @ way)
         size = 1.0 if outside or promised > STALLED * before else 0.0
         while size >= SHORTEST:
             trial = self._tried(state.change + size * way)
@@ -116,7 +118,7 @@ class Search:
             gained = before - self._objective(trial.change, trial.moved)
             if outside or gained >= DESCENT * size * promised:
                 return trial, size, outside or gained > STALLED * before
-            size *= self._shorter(state, trial, size * (state.matrix @ way))
+            size *= self._shorter(state, trial, size * (matrix @ way))
         self.kept.clear()
         return state, 0.0, False
 
@@ -156,10 +158,14 @@ class Search:
         now: Certified = certified_expectation(posterior, source.observable)
         self.kept["posterior"] = posterior
         moved, error = self._asked_for(now.value - self.before.value), self._asked_for(now.error + self.before.error)
-        if not asked.iterations:
-            return State(change, moved, error, asked.matrix)
-        chi = susceptibility(posterior, source.observable, source.perturbation)
-        return State(change, moved, error, chi.matrix.double().cpu()[asked.rows])
+        return State(change, moved, error)
+
+    def _response(self) -> Tensor:
+        """χ of the posterior that was conditioned last, (q, c)."""
+        source = self.asked.source
+        assert source is not None
+        chi = susceptibility(self.kept["posterior"], source.observable, source.perturbation)
+        return self._asked_for(chi.matrix)
 
     def _asked_for(self, every: Tensor) -> Tensor:
         return every.double().cpu()[self.asked.rows]
