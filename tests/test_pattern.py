@@ -311,6 +311,21 @@ def test_known_noise_and_rows_of_weight_zero():
     assert torch.allclose(change_of_refit(found, data=data), found.exact, atol=1e-10)
 
 
+@pytest.mark.parametrize("solver", [gr.Cholesky(), gr.CG(tolerance=1e-3, rank=2)])
+def test_rows_of_weight_zero_need_no_solve_of_their_own(solver):
+    weights = DATA.train.weights.clone()
+    weights[:5] = 0.0
+    data = DATA.with_train(weights=weights)
+    posterior = gr.Exact(gr.Matern52(lengthscale=1.5), noise=0.01, solver=solver).condition(data)
+    truth = gr.Exact(gr.Matern52(lengthscale=1.5), noise=0.01).condition(data)
+    there = truth.probe(data.train.x[:5])
+    off = (posterior.residuals.value[:5] - (data.train.y[:5] - there.mean.value)).abs()
+    assert bool((off <= posterior.residuals.error[:5] + there.mean.error).all())
+    got, solved = posterior.probe(X).to_train(), truth.probe(X).to(there)
+    assert bool(((got.value[:, :5] - solved.value).abs() <= got.error[:, :5] + solved.error).all())
+    assert isinstance(solver, gr.CG) or float(got.error[:, :5].max()) < 1e-11
+
+
 @pytest.mark.parametrize("n", [801, 1500])
 def test_beyond_800_rows(n):
     data, head, chi = gp(n, k=8)

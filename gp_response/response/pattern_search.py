@@ -111,7 +111,8 @@ class Search:
         promised = before - self._objective(found.change, state.moved + matrix @ way)
         size = 1.0 if outside or promised > STALLED * before else 0.0
         while size >= SHORTEST:
-            trial = self._tried(state.change + size * way)
+            at = state.change + size * way
+            trial = self._conditioned(at) if outside else self._tried(at)
             if trial is None:
                 size *= 0.5
                 continue
