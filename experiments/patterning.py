@@ -1,7 +1,7 @@
 """Sample weights that steer a model: asked for, predicted, exact and refitted, beside the bare pseudo-inverse.
 
 Claim: (steer) with at least 10,000 training rows, the least change of sample weights within mass and bounds moves 15 held-out
-predictions at once, each by a posterior standard deviation towards its label; after a refit at least 95 % of every requested
+predictions at once, each by half a posterior standard deviation towards its label; after a refit at least 95 % of every requested
 change is there, mass is kept and no weight leaves [0, 3]. The bare pseudo-inverse of the same response keeps neither, and
 what can be refitted of it (negative weights set to zero) misses targets. (debias) weights that close the gap of mean residuals
 between two groups on one half of the held-out rows are found and verified by a refit; what is left of the gap on the other
@@ -11,7 +11,7 @@ Steer: elevators, Matérn-3/2 with a lengthscale a column, trained on few rows b
 of them. Debias: diabetes (442
 patients, disease progression), groups by sex, asked for the whole gap.
 
-Command: gp-response run patterning [--smoke]; one case: gp-response run patterning case="steer elevators 1.0"
+Command: gp-response run patterning [--smoke]; one case: gp-response run patterning case="steer elevators 0.5"
 Cost: 8 to 15 minutes and 4 GiB a steer case on one thread; seconds for debias.
 Expected: shares of 0.999 to 1.001 in two or three rounds.
 
@@ -29,14 +29,14 @@ import gp_response as gr
 from gp_response.plots import save, steering
 from gp_response.report import number
 
-GRID = {"case": ["steer elevators 1.0", "debias diabetes 1.0"]}
+GRID = {"case": ["steer elevators 0.5", "debias diabetes 1.0"]}
 SMOKE = {"case": "steer elevators 0.2", "rows": 700, "predictions": 6, "trained_on": 300, "steps": 5}
 MOST = 3.0  # bound on the new weights; zero is the other
 SEX = 1  # column of diabetes
 
 
 def main(
-    case: str = "steer elevators 1.0", rows: int = 10_000, predictions: int = 15, trained_on: int = 500, steps: int = 25,
+    case: str = "steer elevators 0.5", rows: int = 10_000, predictions: int = 15, trained_on: int = 500, steps: int = 25,
     seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, ask, refit. case: what, data set and size of the request; rows: training rows at most."""
@@ -167,6 +167,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         }  # fmt: skip
         save(steering(lines), figures / "patterning.pdf")
         macros |= {
+            "PatternSize": number(s["size"]),
             "PatternRows": number(s["training_rows"]),
             "PatternObservables": number(s["observables"]),
             "PatternLowestShare": number(100.0 * s["refit_share_min"], digits=4),
