@@ -58,8 +58,10 @@ def question(
 
 
 def _reweighting(source: Source | None) -> Reweight | None:
-    if source is None or isinstance(source.perturbation, Reweight):
-        return None if source is None else source.perturbation
+    if source is None:
+        return None
+    if isinstance(source.perturbation, Reweight):
+        return source.perturbation
     raise InputError(f"this response is to a {type(source.perturbation).__name__}; pattern needs one to gr.reweight()")
 
 
