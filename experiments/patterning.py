@@ -29,7 +29,7 @@ import gp_response as gr
 from gp_response.plots import save, steering
 from gp_response.report import number
 
-GRID = {"case": ["steer elevators 0.5", "debias diabetes 1.0"]}
+GRID = {"case": ["steer elevators 0.5", "steer elevators 2.0", "debias diabetes 1.0"]}
 SMOKE = {"case": "steer elevators 0.2", "rows": 700, "predictions": 6, "trained_on": 300, "steps": 5}
 MOST = 3.0  # bound on the new weights; zero is the other
 SEX = 1  # column of diabetes
@@ -62,13 +62,21 @@ def steer(
     seconds = time.perf_counter() - started
     bare = pseudo_inverse(chi, target, posterior, x)
     del posterior
-    refitted = found.refitted(head, data)
+    refitted = refitted_in_another_order(head, data, found, x, seed)
     return {
         **described(found, refitted), "training_rows": len(data.train), "columns": data.dim, "seconds": seconds,
         "noise": float(head.noise.detach()), "bare": bare, "linear_lowest_share": found.history[0].lowest_share,
         "linear_residual": found.history[0].residual, "rounds": len(found.history),
         "exact_gap_max": float((refitted - found.exact).abs().max() / found.target.abs().max()),
     }  # fmt: skip
+
+
+def refitted_in_another_order(head: gr.Exact, data: gr.Dataset, found: gr.Pattern, x: Tensor, seed: int) -> Tensor:
+    """The change between refits whose rows are shuffled: other factors, with roundings of their own."""
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    shuffled = data.keep(order)
+    before = head.condition(shuffled).mean(x)
+    return head.condition(shuffled.with_train(weights=found.weights[order])).mean(x) - before
 
 
 def described(found: gr.Pattern, refitted: Tensor) -> dict[str, Any]:
@@ -155,55 +163,47 @@ def trained(data: gr.Dataset, *, steps: int, seed: int) -> gr.Exact:
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Figure and numbers of the paper."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in sorted(results, key=lambda r: (r["result"]["training_rows"], r["started_at"])):
-        found[record["result"]["kind"]] = record["result"]  # the largest and last of each
+    ordered = sorted(results, key=lambda r: (r["result"]["training_rows"], r["started_at"]))
+    steered = {r["result"]["size"]: r["result"] for r in ordered if r["result"]["kind"] == "steer"}
+    debiased = [r["result"] for r in ordered if r["result"]["kind"] == "debias"]
     macros: dict[str, str] = {}
-    if "steer" in found:
-        s, bare = found["steer"], found["steer"]["bare"]
-        lines = {
-            "ours, refitted": [r / t for r, t in zip(s["refitted"], s["target"], strict=True)],
-            "pseudo-inverse, clipped": bare["share"],
-        }  # fmt: skip
-        save(steering(lines), figures / "patterning.pdf")
-        macros |= {
-            "PatternSize": number(s["size"]),
-            "PatternRows": number(s["training_rows"]),
-            "PatternObservables": number(s["observables"]),
-            "PatternLowestShare": number(100.0 * s["refit_share_min"], digits=4),
-            "PatternHighestShare": number(100.0 * s["refit_share_max"], digits=4),
-            "PatternRounds": number(s["rounds"]),
-            "PatternMinutes": number(s["seconds"] / 60.0, digits=2),
-            "PatternMassChange": number(s["mass_change"], digits=1),
-            "PatternWeightMin": number(s["weight_min"], digits=2),
-            "PatternWeightMax": number(s["weight_max"], digits=3),
-            "PatternAtBounds": number(s["at_bounds"]),
-            "PatternEffective": number(round(s["effective_sample_size"])),
-            "PatternRefitGap": number(s["exact_gap_max"], digits=2),
-            "PatternLinearShare": number(100.0 * s["linear_lowest_share"], digits=3),
-            "PatternLinearMissed": number(100.0 * s["linear_residual"], digits=2),
-            "PatternBareNegative": number(bare["negative"]),
-            "PatternBareMin": number(bare["weight_min"], digits=3),
-            "PatternBareMass": number(bare["mass_change"], digits=3),
-            "PatternBareShareMin": number(100.0 * bare["share_min"], digits=3),
-            "PatternBareShareMax": number(100.0 * bare["share_max"], digits=3),
-        }  # fmt: skip
-    if "debias" in found:
-        d = found["debias"]
-        scale = d["scale"]
-        macros |= {
-            "DebiasRows": number(d["training_rows"]),
-            "DebiasSteered": number(d["steered_on"]),
-            "DebiasOthers": number(d["looked_at"]),
-            "DebiasShare": number(100.0 * d["refit_share_min"], digits=4),
-            **{
-                f"Debias{name}": number(scale * d[key], digits=3)
-                for name, key in {
-                    "GapBefore": "gap_before", "GapAfter": "gap_after", "OtherGapBefore": "other_gap_before",
-                    "OtherGapAfter": "other_gap_after", "OtherRmseBefore": "other_rmse_before",
-                    "OtherRmseAfter": "other_rmse_after",
-                }.items()
-            },
-            "DebiasEffective": number(round(d["effective_sample_size"])),
-        }  # fmt: skip
-    return macros
+    words = dict(zip(sorted(steered), ("Small", "Large", "Larger"), strict=False))
+    for size, word in words.items():
+        macros |= steering_numbers(f"Pattern{word}", steered[size])
+    if steered:
+        largest = steered[max(steered)]
+        ours = [r / t for r, t in zip(largest["refitted"], largest["target"], strict=True)]
+        drawn = {"pseudo-inverse, no weight below 0": largest["bare"]["share"], "within mass and bounds": ours}
+        save(steering(drawn), figures / "patterning.pdf")
+    return macros | (debiasing_numbers(debiased[-1]) if debiased else {})
+
+
+def steering_numbers(stem: str, s: dict[str, Any]) -> dict[str, str]:
+    bare = s["bare"]
+    found = {
+        "Size": number(s["size"]), "Rows": number(s["training_rows"]), "Observables": number(s["observables"]),
+        "LowestShare": number(100.0 * s["refit_share_min"], digits=4),
+        "HighestShare": number(100.0 * s["refit_share_max"], digits=4),
+        "Rounds": number(s["rounds"]), "Minutes": number(s["seconds"] / 60.0, digits=2),
+        "MassChange": number(s["mass_change"], digits=1), "WeightMin": number(s["weight_min"], digits=2),
+        "WeightMax": number(s["weight_max"], digits=3), "AtBounds": number(s["at_bounds"]),
+        "Effective": number(round(s["effective_sample_size"])), "RefitGap": number(s["exact_gap_max"], digits=2),
+        "LinearMissed": number(100.0 * s["linear_residual"], digits=2), "BareNegative": number(bare["negative"]),
+        "BareMin": number(bare["weight_min"], digits=3), "BareMass": number(bare["mass_change"], digits=3),
+        "BareShareMin": number(100.0 * bare["share_min"], digits=3),
+        "BareShareMax": number(100.0 * bare["share_max"], digits=3),
+    }  # fmt: skip
+    return {f"{stem}{name}": text for name, text in found.items()}
+
+
+def debiasing_numbers(d: dict[str, Any]) -> dict[str, str]:
+    points = {
+        "GapBefore": "gap_before", "GapAfter": "gap_after", "OtherGapBefore": "other_gap_before",
+        "OtherGapAfter": "other_gap_after", "OtherRmseBefore": "other_rmse_before", "OtherRmseAfter": "other_rmse_after",
+    }  # fmt: skip
+    return {
+        "DebiasRows": number(d["training_rows"]), "DebiasSteered": number(d["steered_on"]),
+        "DebiasOthers": number(d["looked_at"]), "DebiasShare": number(100.0 * d["refit_share_min"], digits=4),
+        "DebiasEffective": number(round(d["effective_sample_size"])),
+        **{f"Debias{name}": number(d["scale"] * d[key], digits=3) for name, key in points.items()},
+    }  # fmt: skip

@@ -5,6 +5,7 @@ change alone). Iterates lie within mass and bounds, which are convex, and so do 
 not come nearer is shortened.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,11 @@ from gp_response.response.nearest_weights import Nearest, Strengths, nearest
 from gp_response.response.pattern_question import Question
 from gp_response.response.pattern_result import Linearisation, Pattern, allowed, predicted_change, shares
 from gp_response.response.susceptibility import susceptibility
+from gp_response.response.weight_room import WeightRoom
 
-DESCENT = 1e-3  # of the decrease that the linearisation promises, which a step must bring
+GOOD = 0.25  # of the decrease that the linearisation promises, for the whole way to be taken
+PATIENCE = 2  # rounds in which the whole way may fail before it is tried no more
+DESCENT = 1e-3  # of it, which any step must bring
 SHORTEST = 1.0 / 64  # of the way to the linear solution
 STALLED = 1e-6  # relative decrease of the objective from which no more rounds follow
 
@@ -40,7 +44,7 @@ class Search:
         self.kept: dict[str, Posterior] = {}
         self.notes: list[str] = []
         self.history: list[Linearisation] = []
-        self.conditioned = 0
+        self.conditioned = self.failed = 0
         self.combine = _leading(asked, strengths.rank)
         self.first = self._nearest(asked.matrix, asked.target)
         self.feasible = self.first.feasible
@@ -109,16 +113,40 @@ class Search:
             return self._conditioned(found.change), 1.0, False
         before, way = self._objective(state.change, state.moved), found.change - state.change
         promised = before - self._objective(found.change, state.moved + matrix @ way)
-        size = 1.0 if outside or promised > STALLED * before else 0.0
+        if not outside and promised <= STALLED * before:
+            self.kept.clear()
+            return state, 0.0, False
+        if outside or self.failed < PATIENCE:
+            trial = self._conditioned(found.change) if outside else self._tried(found.change)
+            if trial is not None:
+                gained = before - self._objective(trial.change, trial.moved)
+                if outside or gained >= GOOD * promised:
+                    return trial, 1.0, True
+            self.failed += 1
+        if self.strengths.ridge == 0.0:  # a ridge weighs the change from the weights before
+            way = self._shortest(state, matrix)
+        return self._shortened(state, way, matrix, before)
+
+    def _shortest(self, state: State, matrix: Tensor) -> Tensor:
+        """The least change from the weights there are, not from those before, that the response says meets the target: where
+        the response bends much on the way to the least change of all, it leads there by a shorter one."""
+        room = replace(self.asked.room, start=self.asked.room.weights(state.change, torch.float64))
+        return self._nearest(matrix, self.asked.target - state.moved, room).change
+
+    def _shortened(
+        self, state: State, way: Tensor, matrix: Tensor, before: float
+    ) -> tuple[State, float, bool]:  # fmt: skip
+        """The longest of ever shorter parts of a way that lowers the objective as it should."""
+        promised = before - self._objective(state.change + way, state.moved + matrix @ way)
+        size = 1.0
         while size >= SHORTEST:
-            at = state.change + size * way
-            trial = self._conditioned(at) if outside else self._tried(at)
+            trial = self._tried(state.change + size * way)
             if trial is None:
                 size *= 0.5
                 continue
             gained = before - self._objective(trial.change, trial.moved)
-            if outside or gained >= DESCENT * size * promised:
-                return trial, size, outside or gained > STALLED * before
+            if gained >= DESCENT * size * promised:
+                return trial, size, gained > STALLED * before
             size *= self._shorter(state, trial, size * (matrix @ way))
         self.kept.clear()
         return state, 0.0, False
@@ -130,9 +158,9 @@ class Search:
         missed = (state.moved + part * slope + part**2 * bend - self.asked.target) @ self.combine.T
         return float(part[missed.square().sum(dim=1).argmin(), 0])
 
-    def _nearest(self, matrix: Tensor, aim: Tensor) -> Nearest:
-        whole = self.strengths._replace(rank=None)
-        return nearest(self.asked.room, self.combine @ matrix, self.combine @ aim, whole)
+    def _nearest(self, matrix: Tensor, aim: Tensor, room: WeightRoom | None = None) -> Nearest:
+        whole = self.strengths._replace(rank=None, sparsity=self.strengths.sparsity if room is None else 0.0)
+        return nearest(room or self.asked.room, self.combine @ matrix, self.combine @ aim, whole)
 
     def _objective(self, change: Tensor, moved: Tensor) -> float:
         """What rounds lower: half the square of what is missed and, with a ridge, the price of the change."""
