@@ -416,7 +416,23 @@ def grouped_scatter(
     return figure
 
 
+def steering(shares: Mapping[str, Sequence[float]]) -> Figure:
+    """Shares of each wanted change that were achieved, observable by observable, one kind of mark for each way."""
+    if not shares or not all(len(values) for values in shares.values()):
+        raise InputError("a way without shares; give each at least one")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(COLUMN, 2.2)
+        axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
+        for colour, mark, (name, values) in zip(_colours(len(shares)), MARKS, shares.items(), strict=False):
+            array = _finite(name, values)
+            axes.plot(range(1, array.size + 1), array, linestyle="", marker=mark, ms=3.5, color=colour, label=name)
+        axes.set(xlabel="observable", ylabel="achieved share")
+        figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
 __all__ = [
+    "steering",
     "grouped_scatter",
     "rank_correlations",
     "coloured_components",

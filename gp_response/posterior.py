@@ -211,6 +211,26 @@ class Posterior(ABC):
         value, error = 1.0 - own.value * precision, own.error * precision
         return Enclosure(value, (value - error).clamp_min(0.0), value + error, torch.zeros_like(value), converged)
 
+    def reweighted(self, weights: Tensor) -> "Posterior":
+        """The same model (kernel, inducing points, noise or likelihood, solver) conditioned on other sample weights (n,).
+
+        Raises:
+            InputError: a posterior that cannot be conditioned again; weights negative, not finite or of another length.
+        """
+        raise InputError(
+            f"a {type(self).__name__} cannot be conditioned on other weights; use refit_response with its head"
+        )
+
+    def _data_at(self, weights: Tensor) -> Dataset:
+        """The data with other sample weights, checked."""
+        like = self.data.train.weights
+        weights = torch.as_tensor(weights, dtype=like.dtype, device=like.device)
+        if weights.shape != like.shape or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+            raise InputError(
+                f"weights of shape {tuple(weights.shape)}; expected {tuple(like.shape)}, finite and 0 or more"
+            )
+        return self.data.with_train(weights=weights)
+
     def _step(self) -> int:
         """Points looked from at a time, so that their solves fit a quarter of the free memory."""
         x = self.data.train.x

@@ -52,6 +52,7 @@ class ClassPosterior(Posterior):
         self.basis, self.data, self.law, self.whole = basis, data, likelihood, whole
         self.kernel, self.prior_mean, self.beta, self.solver = basis.kernel, mean, beta, Cholesky()
         self.trace: Trace | None = None
+        self.keep = keep
         train = data.train
         self.noise = torch.full((), float("nan"), dtype=torch.float64, device=train.x.device)  # classes have none
         if not inside_transform():
@@ -84,6 +85,12 @@ class ClassPosterior(Posterior):
         if look.direction is not None:
             raise InputError("slopes are not here for several classes; use value or contrast")
         return ClassProbe(self, look.points)
+
+    def reweighted(self, weights: Tensor) -> "ClassPosterior":
+        return ClassPosterior(
+            self.basis, self._data_at(weights), likelihood=self.law, mean=self.prior_mean, beta=self.beta,
+            whole=self.whole, keep=self.keep,
+        )  # fmt: skip
 
     def points(self, x: Any) -> Tensor:
         """x as (p, d + 1) points, the class last."""

@@ -84,6 +84,16 @@ class ExactPosterior(Posterior):
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self.kernel.matrix(x, y)
 
+    def reweighted(self, weights: Tensor) -> "ExactPosterior":
+        return ExactPosterior(
+            self.kernel,
+            self._data_at(weights),
+            noise=self.noise,
+            mean=self.prior_mean,
+            beta=self.beta,
+            solver=self.solver,
+        )
+
     @property
     def residuals(self) -> Certified:
         back = self.whitening.back
@@ -91,10 +101,22 @@ class ExactPosterior(Posterior):
         unseen = self.whitening.unseen()
         if len(unseen) == 0:
             return Certified(value, error)
-        mean = self.probe(self.data.train.x[unseen]).mean
+        mean = self._mean_without_solve(self.data.train.x[unseen])
         value, error = value.clone(), error.clone()
         value[unseen], error[unseen] = self.data.train.y[unseen] - mean.value, mean.error
         return Certified(value, error)
+
+    def whitened_cross(self, points: Tensor) -> Tensor:
+        """`p K_Xx` for points x (p, d), (n, p), in float64."""
+        return self.whitening.scale[:, None] * self.kernel.matrix(self.data.train.x.double(), points.double())
+
+    def _mean_without_solve(self, points: Tensor) -> Certified:
+        """Means at points (p, d) from the solve for the target alone: `|wᵀB⁻¹ρ| <= √(wᵀB⁻¹w) ‖ρ‖` and `wᵀB⁻¹w <= k(x, x)`."""
+        whitened = self.whitened_cross(points)
+        start = prior_mean_at(self.prior_mean, points.double())[:, None]
+        value = residual(start, -whitened.T, self.target.value[:, None])[:, 0]
+        error = self.kernel.diagonal(points.double()).sqrt() * self.target.defect
+        return Certified(value, error + _rounding(whitened.abs().T @ self.target.value.abs() + value.abs()))
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """As for any posterior; for many rows from the diagonal of `B⁻¹`, at the price of a factor: `S_ii = D(1 - c (B⁻¹)_ii)`."""
@@ -152,9 +174,15 @@ class ExactPosterior(Posterior):
 class ExactProbe(Probe):
     """p points seen from an exact posterior: the columns of `V = B⁻¹ p K_Xx` are kept, in float64."""
 
+<<<<<<< HEAD
     def __init__(self, posterior: ExactPosterior, look: Look):
         self.posterior, self.look = posterior, look.double()
         self.whitened = posterior.whitened(look)
+=======
+    def __init__(self, posterior: ExactPosterior, points: Tensor):
+        self.posterior, self.points = posterior, points
+        self.whitened = posterior.whitened_cross(points)
+>>>>>>> pattern
         self.solution = posterior.factor.solve(self.whitened)
         # What the entries of the right-hand side are rounded by moves the solution, too.
         self.off = _rounding(self.whitened.norm(dim=0))
@@ -186,9 +214,18 @@ class ExactProbe(Probe):
         unseen = torch.nonzero(back == 0).flatten()
         if len(unseen):
             at = unseen if rows is None else rows[unseen]
-            direct = self.to(self.posterior.probe(self.posterior.data.train.x[at]))
+            direct = self._to_points(self.posterior.data.train.x[at])
             value, error = value.index_copy(1, unseen, direct.value), error.index_copy(1, unseen, direct.error)
         return Certified(value, error)
+
+    def _to_points(self, points: Tensor) -> Certified:
+        """Covariance with points (q, d) that were not solved for, (p, q); its bound as for means without a solve."""
+        whitened = self.posterior.whitened_cross(points)
+        prior = self.posterior.kernel.matrix(self.points.double(), points.double())
+        root = self.posterior.kernel.diagonal(points.double()).sqrt()
+        reach = self.solution.value.norm(dim=0)[:, None] * whitened.norm(dim=0)
+        error = (self.solution.defect + self.off)[:, None] * root
+        return Certified(prior - self.solution.value.T @ whitened, error + _rounding(prior.abs() + reach))
 
     def to(self, other: "ExactProbe") -> Certified:
         prior = between(self.posterior.kernel.matrix, self.look, None if other is self else other.look)

@@ -56,7 +56,7 @@ class SitePosterior(Posterior):
     ):  # fmt: skip
         self.basis, self.data, self.law, self.kind = basis, data, likelihood, kind
         self.kernel, self.prior_mean, self.beta, self.whole = basis.kernel, mean, beta, whole
-        self.solver = solver or Cholesky()
+        self.solver, self.keep = solver or Cholesky(), keep
         train = data.train
         # Observations under other likelihoods have no one variance.
         noise = likelihood.noise.detach() if isinstance(likelihood, Gaussian) else torch.tensor(float("nan")).double()
@@ -95,6 +95,12 @@ class SitePosterior(Posterior):
         if self.whole or look.direction is None:
             return super().left_out_slope(look)
         return look.double().of(lambda x: self.basis.diagonal(x) - self.basis.at(x).square().sum(dim=0))
+
+    def reweighted(self, weights: Tensor) -> "SitePosterior":
+        return SitePosterior(
+            self.basis, self._data_at(weights), likelihood=self.law, kind=self.kind, mean=self.prior_mean, beta=self.beta,
+            whole=self.whole, solver=self.solver, keep=self.keep,
+        )  # fmt: skip
 
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self._like(self.basis.prior(self.points(x), self.points(y)))

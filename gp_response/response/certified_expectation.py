@@ -1,0 +1,40 @@
+"""Expectations of observables with the error bounds that a posterior's own bounds imply."""
+
+import torch
+
+from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
+from gp_response.posterior import Certified, Posterior
+from gp_response.response.observable import Marginals, Observable
+
+
+def certified_expectation(posterior: Posterior, observable: Observable) -> Certified:
+    """⟨O⟩ and a bound on its error, (m,) each, in float64; points are looked from in blocks that fit into memory."""
+    with torch.no_grad():
+        observable = observable.under(posterior)
+        mean, variance = _marginals(posterior, observable)
+        at = Marginals(mean.value, variance.value, posterior.noise)
+        d = observable.derivatives(at)
+        error = d.mean.abs() * mean.error + d.variance.abs() * variance.error
+        bend = d.mean_mean.abs() * mean.error**2 + d.variance_variance.abs() * variance.error**2
+        error = error + 0.5 * bend + d.mean_variance.abs() * mean.error * variance.error
+        value = observable.expectation(at)
+        # Summing what each point says rounds, too.
+        size = observable.collect_error(d.mean.abs() * mean.value.abs() + d.variance.abs() * variance.value.abs())
+        return Certified(
+            value, observable.collect_error(error) + 8.0 * torch.finfo(torch.float64).eps * (size + value.abs())
+        )
+
+
+def _marginals(posterior: Posterior, observable: Observable) -> tuple[Certified, Certified]:
+    points = posterior.points(observable.points)
+    n = len(posterior.data.train)
+    step = block_size(point_bytes(n, points), byte_budget(None, points.device), most=len(points))
+    found = []
+    for some in points.split(step):
+        probe = posterior.probe(some)
+        found.append((*probe.mean, *probe.variance))
+    mean, mean_error, variance, variance_error = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Certified(mean, mean_error), Certified(variance, variance_error)
+
+
+__all__ = ["certified_expectation"]
