@@ -76,10 +76,13 @@ class ExactPosterior(Posterior):
         return self.whitening.scale[:, None] * look.double().of(lambda z: self.kernel.matrix(train, z))
 
     def mean_of(self, look: Look) -> Certified:
-        right = self.whitened(look)
-        start = look.double().of(lambda z: prior_mean_at(self.prior_mean, z))
-        error = right.abs().T @ self.target.error + _rounding(right.abs().T @ self.target.value.abs() + start.abs())
-        return Certified(start + right.T @ self.target.value, error)
+        """From the solve for the target alone: with w = p k, `|wᵀB⁻¹ρ| <= √(wᵀB⁻¹w) ‖ρ‖` and `wᵀB⁻¹w` is below the prior variance."""
+        right, look = self.whitened(look), look.double()
+        start = look.of(lambda z: prior_mean_at(self.prior_mean, z))[:, None]
+        value = residual(start, -right.T, self.target.value[:, None])[:, 0]
+        error = own(self.kernel, look).sqrt() * self.target.defect
+        error = torch.minimum(error, right.abs().T @ self.target.error)
+        return Certified(value, error + _rounding(right.abs().T @ self.target.value.abs() + value.abs()))
 
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self.kernel.matrix(x, y)
@@ -101,22 +104,10 @@ class ExactPosterior(Posterior):
         unseen = self.whitening.unseen()
         if len(unseen) == 0:
             return Certified(value, error)
-        mean = self._mean_without_solve(self.data.train.x[unseen])
+        mean = self.mean_of(Look(self.data.train.x[unseen]))
         value, error = value.clone(), error.clone()
         value[unseen], error[unseen] = self.data.train.y[unseen] - mean.value, mean.error
         return Certified(value, error)
-
-    def whitened_cross(self, points: Tensor) -> Tensor:
-        """`p K_Xx` for points x (p, d), (n, p), in float64."""
-        return self.whitening.scale[:, None] * self.kernel.matrix(self.data.train.x.double(), points.double())
-
-    def _mean_without_solve(self, points: Tensor) -> Certified:
-        """Means at points (p, d) from the solve for the target alone: `|wᵀB⁻¹ρ| <= √(wᵀB⁻¹w) ‖ρ‖` and `wᵀB⁻¹w <= k(x, x)`."""
-        whitened = self.whitened_cross(points)
-        start = prior_mean_at(self.prior_mean, points.double())[:, None]
-        value = residual(start, -whitened.T, self.target.value[:, None])[:, 0]
-        error = self.kernel.diagonal(points.double()).sqrt() * self.target.defect
-        return Certified(value, error + _rounding(whitened.abs().T @ self.target.value.abs() + value.abs()))
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """As for any posterior; for many rows from the diagonal of `B⁻¹`, at the price of a factor: `S_ii = D(1 - c (B⁻¹)_ii)`."""
@@ -174,15 +165,9 @@ class ExactPosterior(Posterior):
 class ExactProbe(Probe):
     """p points seen from an exact posterior: the columns of `V = B⁻¹ p K_Xx` are kept, in float64."""
 
-<<<<<<< HEAD
     def __init__(self, posterior: ExactPosterior, look: Look):
         self.posterior, self.look = posterior, look.double()
         self.whitened = posterior.whitened(look)
-=======
-    def __init__(self, posterior: ExactPosterior, points: Tensor):
-        self.posterior, self.points = posterior, points
-        self.whitened = posterior.whitened_cross(points)
->>>>>>> pattern
         self.solution = posterior.factor.solve(self.whitened)
         # What the entries of the right-hand side are rounded by moves the solution, too.
         self.off = _rounding(self.whitened.norm(dim=0))
@@ -214,18 +199,9 @@ class ExactProbe(Probe):
         unseen = torch.nonzero(back == 0).flatten()
         if len(unseen):
             at = unseen if rows is None else rows[unseen]
-            direct = self._to_points(self.posterior.data.train.x[at])
+            direct = self.toward(Look(self.posterior.data.train.x[at]))
             value, error = value.index_copy(1, unseen, direct.value), error.index_copy(1, unseen, direct.error)
         return Certified(value, error)
-
-    def _to_points(self, points: Tensor) -> Certified:
-        """Covariance with points (q, d) that were not solved for, (p, q); its bound as for means without a solve."""
-        whitened = self.posterior.whitened_cross(points)
-        prior = self.posterior.kernel.matrix(self.points.double(), points.double())
-        root = self.posterior.kernel.diagonal(points.double()).sqrt()
-        reach = self.solution.value.norm(dim=0)[:, None] * whitened.norm(dim=0)
-        error = (self.solution.defect + self.off)[:, None] * root
-        return Certified(prior - self.solution.value.T @ whitened, error + _rounding(prior.abs() + reach))
 
     def to(self, other: "ExactProbe") -> Certified:
         prior = between(self.posterior.kernel.matrix, self.look, None if other is self else other.look)
@@ -237,7 +213,9 @@ class ExactProbe(Probe):
     def toward(self, look: Look) -> Certified:
         right, look = self.posterior.whitened(look), look.double()
         prior = between(self.posterior.kernel.matrix, self.look, look)
-        error = (self.solution.error + self.off).T @ right.abs()
+        root = own(self.posterior.kernel, look).sqrt()
+        error = (self.solution.defect + self.off)[:, None] * root
+        error = torch.minimum(error, (self.solution.error + self.off).T @ right.abs())
         size = prior.abs() + self.solution.value.abs().T @ right.abs()
         return Certified(prior - self.solution.value.T @ right, error + _rounding(size))
 

@@ -39,7 +39,6 @@ from gp_response.response.observables import (
     value,
     variance,
 )
-from gp_response.response.perturbation import Perturbation
 from gp_response.response.pattern import pattern
 from gp_response.response.pattern_result import Pattern
 from gp_response.response.perturbation import Energy, Perturbation
@@ -49,6 +48,8 @@ from gp_response.response.refit import expectation, refit_response
 from gp_response.response.result import Modes, Susceptibility
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.susceptibility import susceptibility
+from gp_response.response.total import Optimum, TotalSusceptibility, total_susceptibility
+from gp_response.response.waic import InformationCriteria, waic
 from gp_response.response.whole import (
     Evidence,
     LearningCoefficient,
@@ -58,8 +59,6 @@ from gp_response.response.whole import (
     learning_coefficient,
     parameter,
 )
-from gp_response.response.total import Optimum, TotalSusceptibility, total_susceptibility
-from gp_response.response.waic import InformationCriteria, waic
 
 __all__ = [
     "CONVENTIONS",
