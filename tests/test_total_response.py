@@ -46,6 +46,7 @@ def test_the_total_is_the_derivative_of_models_optimised_again(head, asked, chan
     assert chi.converged
 
 
+stock = gpytorch.kernels.ScaleKernel
 CASES = {
     "temperature": (lambda: gr.Exact(gr.Matern52(lengthscale=[1.5] * 3), noise=0.2, beta=0.7), DATA, {}),
     "known noise": (  # of its own the noise beside it would vanish, and with it that of a new row
@@ -63,8 +64,8 @@ CASES = {
             ), noise=0.2, noise_prior=LogNormalPrior(-2.0, 1.0),
         ), DATA, {},
     ),
-    "gpytorch's own kernel": (lambda: gr.Exact(gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=2.5)), noise=0.2), DATA, {}),
-    "gpytorch's own kernel, sparse": (lambda: gr.SGPR(gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel()), 9, 0.2), DATA, {}),
+    "gpytorch's own kernel": (lambda: gr.Exact(stock(gpytorch.kernels.MaternKernel(nu=2.5)), noise=0.2), DATA, {}),
+    "gpytorch's own kernel, sparse": (lambda: gr.SGPR(stock(gpytorch.kernels.RBFKernel()), 9, 0.2), DATA, {}),
     "sparse": (lambda: gr.SGPR(gr.Matern52(lengthscale=1.5), 9, 0.2), DATA, {}),
     "sparse, its points respond": (
         lambda: gr.SGPR(
