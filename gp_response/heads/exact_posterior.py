@@ -76,7 +76,7 @@ class ExactPosterior(Posterior):
         return self.whitening.scale[:, None] * look.double().of(lambda z: self.kernel.matrix(train, z))
 
     def mean_of(self, look: Look) -> Certified:
-        """From the solve for the target alone: with w = p k, `|wᵀB⁻¹ρ| <= √(wᵀB⁻¹w) ‖ρ‖` and `wᵀB⁻¹w` is below the prior variance."""
+        """From the solve for the target alone: for w = p k, `|wᵀB⁻¹ρ| <= √(wᵀB⁻¹w) ‖ρ‖`, the root at most the prior deviation."""
         right, look = self.whitened(look), look.double()
         start = look.of(lambda z: prior_mean_at(self.prior_mean, z))[:, None]
         value = residual(start, -right.T, self.target.value[:, None])[:, 0]

@@ -41,7 +41,7 @@ from gp_response.response.observables import (
 )
 from gp_response.response.pattern import pattern
 from gp_response.response.pattern_result import Pattern
-from gp_response.response.perturbation import Energy, Perturbation
+from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
 from gp_response.response.predict import Prediction, predict
 from gp_response.response.refit import expectation, refit_response

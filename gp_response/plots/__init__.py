@@ -1,0 +1,26 @@
+"""Arrays in, figures out. Figures are made without pyplot, so nothing here needs a display or leaves a trace."""
+
+from gp_response.plots.canvas import COLUMN, PAGE, save
+from gp_response.plots.gaps import closed_vs_refit, gap_curves, histogram_of_gaps
+from gp_response.plots.ranks import grouped_scatter, rank_correlations
+from gp_response.plots.responses import influential_rows, responses_against_refits, steering
+from gp_response.plots.scaling import scaling_wall
+from gp_response.plots.spectra import coloured_components, left_after, spectra
+
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "closed_vs_refit",
+    "coloured_components",
+    "gap_curves",
+    "grouped_scatter",
+    "histogram_of_gaps",
+    "influential_rows",
+    "left_after",
+    "rank_correlations",
+    "responses_against_refits",
+    "scaling_wall",
+    "spectra",
+    "steering",
+    "save",
+]
