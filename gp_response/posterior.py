@@ -195,6 +195,18 @@ class Posterior(ABC):
             converged.append(probe.converged)
         return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
 
+    def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """Covariance of training rows (k,) with others (l,), themselves when None, (k, l), and which solves converged, bool
+        (k,): one solve a row, none for the others. A head that knows a faster way to many of them overrides it."""
+        others = rows if others is None else others
+        value = torch.empty(len(rows), len(others), dtype=torch.float64, device=rows.device)
+        error, converged = torch.empty_like(value), torch.empty_like(rows, dtype=torch.bool)
+        every = torch.arange(len(rows), device=rows.device)
+        for some in tqdm(every.split(self._step()), desc="among rows", disable=not progress, leave=False):
+            probe = self.probe(self.data.train.x[rows[some]])
+            (value[some], error[some]), converged[some] = probe.to_train(others), probe.converged
+        return Certified(value, error), converged
+
     def looseness(
         self, *, probes: int = 32, rows: Tensor | None = None, seed: int = 0, progress: bool = False
     ) -> Enclosure:

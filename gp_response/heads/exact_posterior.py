@@ -20,12 +20,14 @@ from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
 from gp_response.kernels.look import Look, between, own
 from gp_response.kernels.system import KernelSystem
+from gp_response.linalg.blocks import byte_budget, point_bytes
 from gp_response.linalg.cholesky import CholeskyFactor
 from gp_response.linalg.evidence_estimate import Estimate, log_evidence, spherical_probes
 from gp_response.linalg.extended import residual
-from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored
+from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored, inverse_error
 from gp_response.linalg.system import ROUNDING
 from gp_response.linalg.transforms import inside_transform
+from gp_response.linalg.triangular import symmetric_inverse
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Cholesky, Factor, FactoredCG, FactoredCholesky, Solution
 
@@ -119,6 +121,35 @@ class ExactPosterior(Posterior):
         # D is a quotient and 1 - (…) a difference: a rounding each.
         error = torch.maximum(loose.upper - loose.value, loose.value - loose.lower)[rows] + 4.0 * EPS
         return Certified((variance * (1.0 - loose.value[rows])).clamp_min(0.0), variance * error), loose.settled[rows]
+
+    def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """As for any posterior; for many rows from the inverse of a factor, `S = D - (pD) B⁻¹ (pD)`."""
+        there = rows if others is None else others
+        seen = bool((self.whitening.scale[rows] > 0).all() & (self.whitening.scale[there] > 0).all())
+        if seen and isinstance(self.factor, FactoredCholesky) and len(rows) >= MANY * len(self.data.train):
+            return self._among_factored(rows, there)
+        x = self.data.train.x
+        each = 2 * point_bytes(len(x), x, columns=len(rows))
+        if others is not None or len(rows) * each > byte_budget(None, x.device):
+            return super().among(rows, others, progress=progress)
+        # A product of two solves is off by the product of their residuals: taken where that says more.
+        probe = self.probe(x[rows])
+        one, two = probe.to_train(rows), probe.to(probe)
+        better = two.error < one.error
+        return Certified(*(torch.where(better, b, a) for a, b in zip(one, two, strict=True))), probe.converged
+
+    def _among_factored(self, rows: Tensor, others: Tensor) -> tuple[Certified, Tensor]:
+        assert isinstance(self.factor, FactoredCholesky)
+        lower = _double(self.factor)
+        part = inverse_error(self.factor.system, lower)
+        known = part < 0.5
+        inverse = symmetric_inverse(lower)
+        back, spread = self.whitening.back, inverse.diagonal().sqrt() * self.whitening.back
+        own = (rows[:, None] == others) * (back / self.whitening.scale)[rows][:, None]
+        value = own - inverse[rows][:, others] * back[rows][:, None] * back[others]
+        error = (part if known else float("inf")) * spread[rows][:, None] * spread[others]
+        error.add_(4.0 * EPS * (value.abs() + own))
+        return Certified(value, error), torch.full_like(rows, known, dtype=torch.bool)
 
     def looseness(
         self, *, probes: int = 32, rows: Tensor | None = None, seed: int = 0, progress: bool = False
@@ -222,8 +253,12 @@ class ExactProbe(Probe):
 
 def _factored(factor: FactoredCholesky) -> Enclosure:
     """The diagonal of B⁻¹. A float32 factor is good for solves that are refined, not for this: it is made anew."""
+    return factored(factor.system, _double(factor))
+
+
+def _double(factor: FactoredCholesky) -> Tensor:
     double = factor.inner if factor.inner.lower.dtype == torch.float64 else CholeskyFactor.of(factor.system, "float64")
-    return factored(factor.system, double.lower)
+    return double.lower
 
 
 def _rounding(size: Tensor) -> Tensor:

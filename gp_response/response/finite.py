@@ -6,10 +6,16 @@ from tqdm.auto import tqdm
 
 from gp_response.errors import InputError, SolverError
 from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.response.among import among
+from gp_response.response.energy import Energy
+from gp_response.response.finite_whole import finite_whole
+from gp_response.response.joint_sites import joint_changes
 from gp_response.response.observable import Marginals, Observable
-from gp_response.response.perturbation import Energy, Perturbation
+from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Susceptibility
+from gp_response.response.set_change import change_of_set
 from gp_response.response.sites import Sites, look
+from gp_response.response.whole import Whole
 
 
 def finite_response(
@@ -19,7 +25,7 @@ def finite_response(
 
     For a column that touches the rows J, with `S_JJ` their posterior covariance, `Δ` the change of their site
     precisions and `g` the finite force, the new field follows from `(I + Δ S_JJ)⁻¹` alone (Woodbury; for one row
-    `δ b/(1 + δ a)`). Columns do not act together: each is its own intervention.
+    `δ b/(1 + δ a)`; see `set_change`). Columns do not act together: each is its own intervention.
 
     Args:
         h: amplitude; 1 deletes a `delete` set, inserts an `insert` set, doubles a `reweight` row (-1 removes it).
@@ -37,19 +43,44 @@ def finite_response(
             "refit_response(head, data, ..., h=...) for the change, susceptibility for its derivative"
         )
     with torch.no_grad():
-        probe = posterior.probe(observable.points)
-        energy = perturbation.finite_energy(posterior.data, posterior.noise, h)
-        sites = look(posterior, probe, energy)
-        step = _single_sites if energy.one_each else _sets
-        by_mean, by_variance, own = step(posterior, sites, energy, progress)
+        energy = perturbation.finite_energy_of(posterior, h)
+        columns = perturbation.columns_of(posterior)
+        if isinstance(observable, Whole):
+            value, settled = finite_whole(posterior, observable.kind, energy)
+            return Susceptibility.named(
+                posterior.data, observable, perturbation, beta=posterior.beta, matrix=value.value[None],
+                error=value.error[None], flagged=~settled.all()[None], order="finite", h=h, columns=columns,
+            )  # fmt: skip
+        probe = posterior.probe(posterior.look(observable.look()))
+        by_mean, by_variance, own = _changes(posterior, probe, energy, progress)
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
         change = observable.change(at, by_mean.value, by_variance.value)
         error = _error(observable, at, probe, by_mean, by_variance)
+        after = perturbation.finite_noise(posterior.noise, h)
+        if not torch.equal(after, posterior.noise):
+            change = change + _by_noise(observable, at, by_mean, by_variance, after)
         return Susceptibility.of(
             posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(change), error=observable.collect_error(error),
-            converged=probe.converged & own, order="finite", h=h,
+            converged=probe.converged & own, order="finite", h=h, columns=columns,
         )  # fmt: skip
+
+
+def _changes(posterior: Posterior, probe: Probe, energy: Energy, progress: bool) -> tuple[Certified, Certified, Tensor]:
+    """Changes of means and variances at a probe, (p, c) each, and whether the sites' solves converged."""
+    if energy.also is not None:
+        return joint_changes(posterior, probe, energy, progress)
+    sites = look(posterior, probe, energy)
+    step = _single_sites if energy.one_each else _sets
+    return step(posterior, sites, energy, progress)
+
+
+def _by_noise(
+    observable: Observable, at: Marginals, by_mean: Certified, by_variance: Certified, noise: Tensor
+) -> Tensor:
+    """What σ² of new observations adds to the change, (p, c)."""
+    mean, variance = at.mean[:, None] + by_mean.value, at.variance[:, None] + by_variance.value
+    return observable.change_by_noise(Marginals(mean, variance, at.noise), noise)
 
 
 def _single_sites(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
@@ -74,48 +105,29 @@ def _single_sites(posterior: Posterior, sites: Sites, energy: Energy, progress: 
 
 
 def _sets(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
-    """Columns with several sites: one |J| x |J| system each."""
-    p, beta = len(sites.covariance.value), posterior.beta
-    mean, variance = (sites.covariance.value.new_zeros(p, energy.columns) for _ in range(2))
-    mean_error, variance_error, converged = mean.clone(), variance.clone(), True
+    """Columns with several sites: one |J| x |J| system each, out of one covariance of all sites with one another."""
+    beta, converged = posterior.beta, torch.as_tensor(True)
+    force = Certified(*(beta * part for part in sites.force))
+    shared = among(posterior, energy, sites.probe, progress=progress) if bool((energy.curvature != 0).any()) else None
+    changes = []
     for c in tqdm(range(energy.columns), desc="sets", disable=not progress, leave=False):
         mine = torch.nonzero(energy.column == c).flatten()
-        block, settled = _own_block(posterior, sites, energy.at[mine])
+        block, settled = _nothing(mine, force.value) if shared is None else shared.block(mine)
         converged = converged & settled
-        delta = beta * energy.curvature[mine]
-        inverse = _inverse(delta, block.value)
-        cov, cov_error = (part[:, mine] for part in sites.covariance)
-        force, force_error = (beta * part[mine] for part in sites.force)
-        gain = inverse @ force
-        slack = inverse.abs() @ (force_error + delta.abs() * (block.error @ gain.abs()))
-        mean[:, c] = cov @ gain
-        mean_error[:, c] = cov_error @ (gain.abs() + slack) + cov.abs() @ slack
-        loss = inverse * delta  # (I + ΔS)⁻¹Δ
-        loss_error = loss.abs() @ block.error @ loss.abs()
-        variance[:, c] = -((cov @ loss) * cov).sum(dim=1)
-        spread = cov.abs() + cov_error
-        variance_error[:, c] = ((spread @ (loss.abs() + loss_error)) * cov_error).sum(dim=1) * 2.0 + (
-            (cov.abs() @ loss_error) * cov.abs()
-        ).sum(dim=1)
-    return Certified(mean, mean_error), Certified(variance, variance_error), torch.as_tensor(converged)
+        seen = Certified(*(part[:, mine] for part in sites.covariance))
+        mine_force = Certified(*(part[mine] for part in force))
+        changes.append(change_of_set(seen, block, beta * energy.curvature[mine], mine_force))
+    by_mean, by_variance = (
+        Certified(*(torch.stack([getattr(change, part)[k] for change in changes], dim=1) for k in range(2)))
+        for part in ("mean", "variance")
+    )
+    return by_mean, by_variance, converged
 
 
-def _own_block(posterior: Posterior, sites: Sites, at: Tensor) -> tuple[Certified, bool]:
-    """S_JJ of the sites J of one column, and whether its solves converged."""
-    if sites.probe is None:
-        there = posterior.probe(posterior.data.train.x[at])
-        return there.to_train(at), bool(there.converged.all())
-    whole = sites.probe.to(sites.probe)
-    return Certified(*(part[at][:, at] for part in whole)), bool(sites.probe.converged.all())
-
-
-def _inverse(delta: Tensor, block: Tensor) -> Tensor:
-    """`(I + Δ S)⁻¹`, refused where the changed precisions leave no Gaussian field."""
-    block = 0.5 * (block + block.T)
-    system = torch.eye(len(delta), dtype=block.dtype, device=block.device) + delta[:, None] * block
-    # The eigenvalues of I + ΔS are real; a non-positive determinant sign at any pivot means lost positivity.
-    _refuse_negative(torch.linalg.eigvals(system).real)
-    return torch.linalg.inv(system)
+def _nothing(mine: Tensor, like: Tensor) -> tuple[Certified, bool]:
+    """Where no precision moves, nobody asks how the sites are correlated."""
+    zero = like.new_zeros(1, 1).expand(len(mine), len(mine))
+    return Certified(zero, zero), True
 
 
 def _own_variance(posterior: Posterior, sites: Sites, energy: Energy, progress: bool) -> tuple[Tensor, Tensor, Tensor]:

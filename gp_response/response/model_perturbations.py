@@ -193,6 +193,9 @@ class Temperature(Perturbation):
             constant=share * normaliser(each),
         )  # fmt: skip
 
+    def finite_energy_of(self, posterior: Posterior, h: float) -> Energy:
+        return self.energy_of(posterior).times(h)
+
     def _of_sites(self, posterior: Any, share: Tensor) -> Energy:
         force, curvature = posterior.row_pull()
         whole = Rows.pulled(_AllRows(), posterior, (share * force.T).T, (share * curvature.T).T)

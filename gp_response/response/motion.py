@@ -95,15 +95,20 @@ class SiteMotion(Motion):
     def log_evidence(self) -> Certified:
         """`-β⟨V⟩`: the evidence is the generating function."""
         require_gaussian(self.posterior, "evidence")
-        energy, beta = self.energy, self.posterior.beta
-        mean, variance = self._standing()
+        value, error = self.energy_at_mean(fluctuating=True)
+        return Certified(-self.posterior.beta * value, self.posterior.beta * error)
+
+    def energy_at_mean(self, *, fluctuating: bool = False) -> Certified:
+        """V at the mean and with the variance left out, (c,); fluctuating: ⟨V⟩, with the variance that responds, too."""
+        energy = self.energy
+        mean, variance = self._standing(fluctuating)
         off = mean.value - energy.target
         value = 0.5 * energy.curvature * (off**2 + variance.value) - energy.pull * mean.value + energy.constants
         slope = (energy.curvature * off - energy.pull).abs() + energy.curvature.abs() * mean.error
         error = slope * mean.error + 0.5 * energy.curvature.abs() * variance.error
         size = 0.5 * energy.curvature.abs() * (off**2 + variance.value) + (energy.pull * mean.value).abs()
         error = error + 8.0 * EPS * (size + energy.constants.abs())
-        return self._collected(Certified(-beta * value, beta * error))
+        return self._collected(Certified(value, error))
 
     def learning_coefficient(self) -> Certified:
         """`½ β a (S_ss - Σ_i τ_i S_si²)` for each site s."""
@@ -124,18 +129,23 @@ class SiteMotion(Motion):
     def marks(self) -> list[Any]:
         return list(vars(self.energy).values())
 
-    def _standing(self) -> tuple[Certified, Certified]:
-        """Mean and full variance of the field at the sites, (s,) each."""
+    def _standing(self, fluctuating: bool) -> tuple[Certified, Certified]:
+        """Mean and variance of the field at the sites, (s,) each: all of it, or what is left out."""
         energy, posterior = self.energy, self.posterior
         if self.ground.probe is not None:
             mean, variance = self.ground.probe.mean, self.ground.probe.variance
+            if not fluctuating:
+                own = self.ground.probe.responding
+                variance = Certified((variance.value - own.value).clamp_min(0.0), variance.error)
             return Certified(*(part[energy.at] for part in mean)), Certified(*(part[energy.at] for part in variance))
         off, y = posterior.residuals, posterior.data.train.y[energy.at].double()
         mean = Certified(y - off.value[energy.at], off.error[energy.at])
         if not bool((energy.curvature != 0).any()):
             return mean, Certified(torch.zeros_like(y), torch.zeros_like(y))
-        own, _ = posterior.own_variance(energy.at)
         left = posterior.rows_left_out
+        if not fluctuating:
+            return mean, Certified(*(part[energy.at] for part in left))
+        own, _ = posterior.own_variance(energy.at)
         return mean, Certified(own.value + left.value[energy.at], own.error + left.error[energy.at])
 
     def _at_sites(self, some: Tensor) -> tuple[Probe, Certified]:

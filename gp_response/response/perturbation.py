@@ -76,6 +76,10 @@ class Perturbation(ABC):
         """The change of energy at amplitude h; linear in h unless a subclass says otherwise."""
         return self.energy(data, noise).times(h)
 
+    def finite_energy_of(self, posterior: Posterior, h: float) -> Energy:
+        """`finite_energy` in float64, for a posterior."""
+        return self.finite_energy(posterior.data.to(dtype=torch.float64), posterior.noise, h)
+
     def finite_noise(self, noise: Tensor, h: float) -> Tensor:
         """A new observation's σ² at amplitude h, 0-dim."""
         return noise

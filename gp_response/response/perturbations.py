@@ -1,6 +1,7 @@
 """The perturbations: reweight, relabel, delete, insert."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,6 +115,11 @@ class Relabel(Rows):
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         pull = data.train.weights / row_noise(data, noise)
         return self.sites(data, torch.zeros_like(noise), pull, pull * data.train.y)
+
+    def finite_energy(self, data: Dataset, noise: Tensor, h: float) -> Energy:
+        """Linear in the field, and in h but for `½h²ρ/σ²`, which the evidence sees."""
+        linear = self.energy(data, noise).times(h)
+        return replace(linear, constant=linear.constants + 0.5 * h * linear.pull)
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
