@@ -167,11 +167,11 @@ def test_a_mixture_converts_units():
 
 def test_cells_without_a_meaning_say_why():
     posterior = HEADS["cholesky"]().condition(DATA)
-    with pytest.raises(gr.InputError, match="held fixed here.*total_susceptibility"):
+    with pytest.raises(gr.InputError, match=r"held fixed here.*total_susceptibility"):
         gr.susceptibility(posterior, gr.parameter("lengthscale"), gr.reweight([1]))
     with pytest.raises(gr.InputError, match="has no slope"):
         gr.susceptibility(gr.Exact(gr.Matern12(), 0.1).condition(DATA), gr.gradient(X), gr.reweight([1]))
-    with pytest.raises(gr.InputError, match="unknown hyperparameter|no hyperparameter|lengthscal"):
+    with pytest.raises(gr.InputError, match="lengthscal"):
         gr.susceptibility(posterior, gr.value(X), gr.hyperparameter("lengthscal"))
     with pytest.raises(gr.InputError, match="entries 0 to 2"):
         gr.susceptibility(posterior, gr.value(X), gr.hyperparameter("lengthscale[3]"))

@@ -198,7 +198,7 @@ class Temperature(Perturbation):
 
     def _of_sites(self, posterior: Any, share: Tensor) -> Energy:
         force, curvature = posterior.row_pull()
-        whole = Rows.pulled(_AllRows(), posterior, (share * force.T).T, (share * curvature.T).T)
+        whole = Rows.pulled(_AllRows(), posterior, _times(share, force), _times(share, curvature))
         return replace(whole, column=torch.zeros_like(whole.column), columns=1, one_each=len(whole.at) == 1)
 
     def changed_head(self, head: Any, h: Tensor | float) -> Any:
@@ -214,6 +214,11 @@ class Temperature(Perturbation):
 
 class _AllRows(Rows):
     kind = "temperature"
+
+
+def _times(share: Tensor, part: Tensor) -> Tensor:
+    """A factor a row, for parts per row or per row and class."""
+    return share * part if part.ndim == 1 else share[:, None] * part
 
 
 class Mixture(Perturbation):
