@@ -173,7 +173,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     if steered:
         largest = steered[max(steered)]
         ours = [r / t for r, t in zip(largest["refitted"], largest["target"], strict=True)]
-        drawn = {"pseudo-inverse, no weight below 0": largest["bare"]["share"], "within mass and bounds": ours}
+        drawn = {"pseudo-inverse, negative weights set to 0": largest["bare"]["share"], "within mass and bounds": ours}
         save(steering(drawn), figures / "patterning.pdf")
     return macros | (debiasing_numbers(debiased[-1]) if debiased else {})
 
