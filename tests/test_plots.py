@@ -161,3 +161,11 @@ def test_an_unknown_format_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(InputError, match=r"no such figure format as 'bmpx'"):
         plots.save(plots.histogram_of_gaps(GAPS), tmp_path / "f.bmpx")
     assert not list(tmp_path.iterdir())
+
+
+def test_steering_draws_one_mark_an_observable_and_refuses_nothing_to_draw():
+    figure = plots.steering({"one": [0.9, 1.0, 1.1], "other": [1.0, 1.0, 1.0]})
+    drawn = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    assert [len(line.get_xdata()) for line in drawn] == [3, 3]
+    with pytest.raises(InputError):
+        plots.steering({})

@@ -105,13 +105,13 @@ def steering(shares: Mapping[str, Sequence[float]]) -> Figure:
     if not shares or not all(len(values) for values in shares.values()):
         raise InputError("a way without shares; give each at least one")
     with house_style():
-        figure, axes = canvas(COLUMN, 2.2)
+        figure, axes = canvas(COLUMN, 2.4)
         axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
         for colour, mark, (name, values) in zip(colours(len(shares)), MARKS, shares.items(), strict=False):
             array = finite(name, values)
             axes.plot(range(1, array.size + 1), array, linestyle="", marker=mark, ms=3.5, color=colour, label=name)
         axes.set(xlabel="observable", ylabel="achieved share")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=1)
     return figure
 
 
