@@ -18,7 +18,7 @@ from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
-from gp_response.kernels.look import Look, between, own
+from gp_response.kernels.look import Look, between, matrix_of, own
 from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.cholesky import CholeskyFactor
 from gp_response.linalg.evidence_estimate import Estimate, log_evidence, spherical_probes
@@ -73,11 +73,11 @@ class ExactPosterior(Posterior):
     def whitened(self, look: Look) -> Tensor:
         """`p Cov(f_X, readings)` before the data, (n, p), in float64."""
         train = self.data.train.x.double()
-        return self.whitening.scale[:, None] * look.double().of(lambda z: self.kernel.matrix(train, z))
+        return self.whitening.scale[:, None] * look.double().through(self.kernel, lambda k, z: k.matrix(train, z))
 
     def mean_of(self, look: Look) -> Certified:
         right = self.whitened(look)
-        start = look.double().of(lambda z: prior_mean_at(self.prior_mean, z))
+        start = look.double().start(lambda z: prior_mean_at(self.prior_mean, z))
         error = right.abs().T @ self.target.error + _rounding(right.abs().T @ self.target.value.abs() + start.abs())
         return Certified(start + right.T @ self.target.value, error)
 
@@ -165,7 +165,7 @@ class ExactProbe(Probe):
         target = self.posterior.target
         # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
         left, right = torch.cat([self.whitened, self.solution.value]), torch.cat([target.value, target.left])
-        start = self.look.of(lambda z: prior_mean_at(self.posterior.prior_mean, z))[:, None]
+        start = self.look.start(lambda z: prior_mean_at(self.posterior.prior_mean, z))[:, None]
         value = residual(start, -left.T, right[:, None])[:, 0]
         error = (self.solution.defect + self.off) * target.defect
         return Certified(value, error + _rounding(left.abs().T @ right.abs() + value.abs()))
@@ -191,7 +191,7 @@ class ExactProbe(Probe):
         return Certified(value, error)
 
     def to(self, other: "ExactProbe") -> Certified:
-        prior = between(self.posterior.kernel.matrix, self.look, None if other is self else other.look)
+        prior = between(self.posterior.kernel, matrix_of, self.look, None if other is self else other.look)
         drop = self.whitened.T @ other.solution.value + self.solution.value.T @ other.solution.left
         error = (self.solution.defect + self.off)[:, None] * (other.solution.defect + other.off)
         reach = self.whitened.norm(dim=0)[:, None] * other.solution.value.norm(dim=0)
@@ -199,7 +199,7 @@ class ExactProbe(Probe):
 
     def toward(self, look: Look) -> Certified:
         right, look = self.posterior.whitened(look), look.double()
-        prior = between(self.posterior.kernel.matrix, self.look, look)
+        prior = between(self.posterior.kernel, matrix_of, self.look, look)
         error = (self.solution.error + self.off).T @ right.abs()
         size = prior.abs() + self.solution.value.abs().T @ right.abs()
         return Certified(prior - self.solution.value.T @ right, error + _rounding(size))

@@ -1,5 +1,6 @@
 """Response: observables, perturbations, and how the first move when the second do."""
 
+from gp_response.response.component import Component, component, component_covariance, components
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.energy import Energy
 from gp_response.response.finite import finite_response
@@ -40,7 +41,10 @@ from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight
 from gp_response.response.predict import Prediction, predict
 from gp_response.response.refit import expectation, refit_response
 from gp_response.response.result import Modes, Susceptibility
+from gp_response.response.restricted import RestrictedPosterior, restrict
 from gp_response.response.stored import StoredSusceptibility
+from gp_response.response.structural import TwoChain, first_mode_share, structural, two_chain
+from gp_response.response.structure import structure
 from gp_response.response.susceptibility import susceptibility
 from gp_response.response.whole import (
     Evidence,
@@ -52,6 +56,17 @@ from gp_response.response.whole import (
 )
 
 __all__ = [
+    "Component",
+    "RestrictedPosterior",
+    "TwoChain",
+    "component",
+    "component_covariance",
+    "components",
+    "first_mode_share",
+    "restrict",
+    "structural",
+    "structure",
+    "two_chain",
     "CONVENTIONS",
     "Average",
     "Contrast",

@@ -37,7 +37,8 @@ def finite_response(
             "refit_response(head, data, ..., h=...) for the change, susceptibility for its derivative"
         )
     with torch.no_grad():
-        probe = posterior.probe(observable.points)
+        observable = observable.under(posterior)
+        probe = posterior.probe(observable.look())
         energy = perturbation.finite_energy(posterior.data, posterior.noise, h)
         sites = look(posterior, probe, energy)
         step = _single_sites if energy.one_each else _sets
