@@ -240,6 +240,22 @@ def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
     return figure
 
 
+def share_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Shares of variance in the first mode against the inverse temperature: one panel a model, one line of (beta, share) a form."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for k, (name, points) in enumerate(lines.items()):
+                beta, share = np.asarray(sorted(points), dtype=float).T
+                style = "--" if k >= 2 else "-"
+                axis.plot(beta, 100.0 * share, style, marker=MARKS[k], ms=3, color=COLOURS[k], label=_literal(name))
+            axis.set(xscale="log", ylim=(0, 100), xlabel="inverse temperature β", title=_literal(title))
+        axes[0].set_ylabel("first mode / %")
+        axes[-1].legend()
+    return figure
+
+
 def _power(largest: float) -> int:
     """The power of ten to take out of the axis: 0 where the plain numbers are short enough to read."""
     return 0 if largest == 0 or 1e-2 <= largest < 1e4 else int(np.floor(np.log10(largest)))

@@ -38,8 +38,8 @@ class Look:
         return len(self.points)
 
     def __getitem__(self, where: Any) -> "Look":
-        rest = [None if part is None else part[where] for part in (self.direction, self.component)]
-        return Look(self.points[where], *rest)
+        direction, component = (None if part is None else part[where] for part in (self.direction, self.component))
+        return Look(self.points[where], direction, component)
 
     def double(self) -> "Look":
         return Look(self.points.double(), None if self.direction is None else self.direction.double(), self.component)
@@ -54,7 +54,7 @@ class Look:
         return _slope(function, self.points, self.direction)
 
     def through(self, holder: Any, function: Callable[[Any, Tensor], Tensor]) -> Tensor:
-        """The reading of `function(holder, points)`, (..., p), where `holder.part(c)`, a kernel or a basis, is that of component c."""
+        """The reading of `function(holder, points)`, (..., p); `holder.part(c)`, a kernel or a basis, is that of component c."""
         if self.component is None:
             return self.of(lambda z: function(holder, z))
         found = [look.of(_bound(function, holder.part(c))) for c, look in self.groups()]

@@ -40,8 +40,8 @@ from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
 from gp_response.response.predict import Prediction, predict
 from gp_response.response.refit import expectation, refit_response
-from gp_response.response.result import Modes, Susceptibility
 from gp_response.response.restricted import RestrictedPosterior, restrict
+from gp_response.response.result import Modes, Susceptibility
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.structural import TwoChain, first_mode_share, structural, two_chain
 from gp_response.response.structure import structure

@@ -60,11 +60,11 @@ class RestrictedPosterior(ExactPosterior):
         return probe
 
     def log_share(self) -> Tensor:
-        """`log p(rest = m_rest | y) - log p(rest = m_rest*)` up to the same constant: `-½ log det` of the rest's posterior covariance
-        in weights whose prior is standard normal, 0-dim.
+        """Log density of the rest at its clamped value: `-½ log det` of the rest's posterior covariance, in weights whose prior is
+        standard normal and up to `-½ d log 2π`, 0-dim.
 
-        It is `log Z_C/Z_full - ½‖m_rest‖²` with Z_C the evidence of the restricted posterior, Z_full that of the full one and the norm
-        that of the rest's reproducing-kernel space: the factor between responses that are renormalised by component and absolute ones.
+        It is `log Z_C/Z_full - ½‖m_rest‖²`, with Z_C the evidence of the restricted posterior, Z_full that of the full one, and the
+        norm of the rest's reproducing-kernel space: the factor between responses renormalised by component and absolute ones.
         """
         full = self.full
         alpha = full.whitening.scale * full.target.value

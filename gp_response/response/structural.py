@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
-from gp_response.posterior import Certified, Posterior
+from gp_response.posterior import Certified
 from gp_response.response.component import component_names
 from gp_response.response.observables import Loss, value
 from gp_response.response.perturbation import Perturbation
@@ -41,9 +41,9 @@ class ComponentLoss(Loss):
 
 
 def structural(
-    posterior: Posterior, x: Any, y: Any, *, perturbation: Perturbation | None = None, clamped: bool = True
+    posterior: Any, x: Any, y: Any, *, perturbation: Perturbation | None = None, clamped: bool = True
 ) -> Susceptibility:
-    """The structural susceptibility matrix: rows components, columns samples, `d⟨φ_C⟩/dρ_j`; `.to("structural")` is the literature's.
+    """The structural susceptibilities `d⟨φ_C⟩/dρ_j`: rows components, columns samples; `.to("structural")` is the literature's.
 
     Args:
         posterior: exact with Gaussian noise and a sum of kernels.
@@ -66,7 +66,7 @@ def _row(part: RestrictedPosterior, x: Any, y: Any, perturbation: Perturbation, 
     x = part.full.points(x)
     asked, off = _loss(part, x, y, clamped)
     where = part if clamped else part.full
-    chi = susceptibility(where, asked, perturbation)
+    chi: Any = susceptibility(where, asked, perturbation)
     # What the labels left for the component are off by moves the slope of the loss.
     means = _means(part, x, perturbation, clamped)
     moved = (means.matrix.double().abs() + means.error.double()) / part.noise
@@ -78,7 +78,8 @@ def _means(part: RestrictedPosterior, x: Tensor, perturbation: Perturbation, cla
     asked = value(x)
     if not clamped:
         asked.component = torch.full((len(x),), part.which, device=x.device)
-    return susceptibility(part if clamped else part.full, asked, perturbation)
+    found: Any = susceptibility(part if clamped else part.full, asked, perturbation)
+    return found
 
 
 def _loss(part: RestrictedPosterior, x: Tensor, y: Any, clamped: bool) -> tuple[ComponentLoss, Tensor]:
@@ -86,7 +87,9 @@ def _loss(part: RestrictedPosterior, x: Tensor, y: Any, clamped: bool) -> tuple[
     rest = part.rest(x)
     labels = torch.as_tensor(y).to(rest.value)
     if labels.shape != rest.value.shape:
-        raise InputError(f"structural got labels of shape {tuple(labels.shape)} for {len(x)} points; expected ({len(x)},)")
+        raise InputError(
+            f"structural got labels of shape {tuple(labels.shape)} for {len(x)} points; expected ({len(x)},)"
+        )
     return ComponentLoss(x.double(), labels - rest.value, None if clamped else part.which), rest.error
 
 
@@ -123,7 +126,7 @@ class TwoChain:
         }
 
 
-def two_chain(posterior: Posterior, x: Any, y: Any) -> TwoChain:
+def two_chain(posterior: Any, x: Any, y: Any) -> TwoChain:
     """What the two-chain estimator of the literature tends to with infinitely many samples, and what it adds to the covariance.
 
     Arguments and errors as for `structural`.
@@ -157,7 +160,9 @@ def standardised(matrix: Tensor) -> Tensor:
     """Every row less its mean, over its standard deviation. Raises InputError for a constant row."""
     spread = matrix.std(dim=1, keepdim=True)
     if bool((spread == 0).any()):
-        raise InputError(f"row {int(spread.argmin())} is constant; a component that does not respond has no standard scale")
+        raise InputError(
+            f"row {int(spread.argmin())} is constant; a component that does not respond has no standard scale"
+        )
     return (matrix - matrix.mean(dim=1, keepdim=True)) / spread
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from gp_response.errors import InputError
-from gp_response.posterior import Posterior
 from gp_response.response.model_perturbations import hyperparameter
 from gp_response.response.observable import Observable
 from gp_response.response.result import Susceptibility
@@ -16,7 +15,7 @@ from gp_response.response.tangent import tangents
 
 
 def structure(
-    posterior: Posterior,
+    posterior: Any,
     observable: Observable,
     groups: Mapping[str, Sequence[int]],
     *,
@@ -44,7 +43,7 @@ def structure(
         if not positions or not all(0 <= k < len(entries) for k in positions) or len(set(positions)) < len(positions):
             raise InputError(f"group {name!r} has {positions}; expected distinct positions 0 to {len(entries) - 1}")
         weights[positions, g] = torch.tensor([entries[k].value for k in positions], dtype=torch.float64)
-    chi = susceptibility(posterior, observable, hyperparameter(parameter))
+    chi: Any = susceptibility(posterior, observable, hyperparameter(parameter))
     weights = weights.to(chi.matrix)
     rounding = len(entries) * torch.finfo(weights.dtype).eps * chi.matrix.abs() @ weights
     return replace(
