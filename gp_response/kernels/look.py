@@ -38,7 +38,8 @@ class Look:
         return len(self.points)
 
     def __getitem__(self, where: Any) -> "Look":
-        direction, component = (None if part is None else part[where] for part in (self.direction, self.component))
+        direction = None if self.direction is None else self.direction[where]
+        component = None if self.component is None else self.component[where]
         return Look(self.points[where], direction, component)
 
     def double(self) -> "Look":
