@@ -260,7 +260,8 @@ class Posterior(ABC):
         if not isinstance(x, Look):
             return Look(self.points(x))
         points = self.points(x.points)
-        return Look(points, None if x.direction is None else x.direction.to(points).expand_as(points))
+        direction = None if x.direction is None else x.direction.to(points).expand_as(points)
+        return Look(points, direction, None if x.component is None else x.component.to(points.device))
 
     def points(self, x: Any) -> Tensor:
         """x as (n, d) points of this posterior's dtype and device, or a clear error."""

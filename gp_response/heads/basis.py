@@ -51,6 +51,12 @@ class Basis:
         """The same features under a kernel with other parameters, at the same jitter; differentiable in them."""
         return Basis(kernel, self.features, self.points, self.jitter)
 
+    def part(self, component: int) -> "Basis":
+        """Features of one component of an additive field, `L⁻¹ k_c(Z, x)`: its best prediction from the field at Z."""
+        of_it = copy.copy(self)
+        of_it.kernel = self.kernel.part(component)
+        return of_it
+
     def without_factor(self) -> "Basis":
         """The same for `z` and `prior` alone, without the matrix it holds."""
         light = copy.copy(self)
@@ -75,6 +81,10 @@ class Basis:
         if y is None or inside_transform() or torch.is_grad_enabled() or len(self.kernel.batch_shape) > 0:
             return self.kernel.matrix(x, y)
         return fast_matrix(self.kernel, x, y)
+
+
+def prior_of(basis: Basis, x: Tensor, y: Tensor | None) -> Tensor:
+    return basis.prior(x, y)
 
 
 def factor_with_jitter(matrix: Tensor, largest: Tensor, jitter: float | None) -> tuple[float, Tensor]:
@@ -108,4 +118,4 @@ def _condition(lower: Tensor) -> float:
     return float((up.norm() * down.norm()).sqrt())
 
 
-__all__ = ["Basis", "factor_with_jitter"]
+__all__ = ["Basis", "factor_with_jitter", "prior_of"]

@@ -18,7 +18,7 @@ from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
-from gp_response.kernels.look import Look, between, own
+from gp_response.kernels.look import Look, between, matrix_of, own
 from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.blocks import byte_budget, point_bytes
 from gp_response.linalg.cholesky import CholeskyFactor
@@ -75,12 +75,12 @@ class ExactPosterior(Posterior):
     def whitened(self, look: Look) -> Tensor:
         """`p Cov(f_X, readings)` before the data, (n, p), in float64."""
         train = self.data.train.x.double()
-        return self.whitening.scale[:, None] * look.double().of(lambda z: self.kernel.matrix(train, z))
+        return self.whitening.scale[:, None] * look.double().through(self.kernel, lambda k, z: k.matrix(train, z))
 
     def mean_of(self, look: Look) -> Certified:
         """From the solve for the target alone: for w = p k, `|wᵀB⁻¹ρ| <= √(wᵀB⁻¹w) ‖ρ‖`, the root at most the prior deviation."""
         right, look = self.whitened(look), look.double()
-        start = look.of(lambda z: prior_mean_at(self.prior_mean, z))[:, None]
+        start = look.start(lambda z: prior_mean_at(self.prior_mean, z))[:, None]
         value = residual(start, -right.T, self.target.value[:, None])[:, 0]
         error = own(self.kernel, look).sqrt() * self.target.defect
         error = torch.minimum(error, right.abs().T @ self.target.error)
@@ -209,7 +209,7 @@ class ExactProbe(Probe):
         target = self.posterior.target
         # Thousands of terms of either sign add up to little; plain summation would lose what a refit moves.
         left, right = torch.cat([self.whitened, self.solution.value]), torch.cat([target.value, target.left])
-        start = self.look.of(lambda z: prior_mean_at(self.posterior.prior_mean, z))[:, None]
+        start = self.look.start(lambda z: prior_mean_at(self.posterior.prior_mean, z))[:, None]
         value = residual(start, -left.T, right[:, None])[:, 0]
         error = (self.solution.defect + self.off) * target.defect
         return Certified(value, error + _rounding(left.abs().T @ right.abs() + value.abs()))
@@ -235,7 +235,7 @@ class ExactProbe(Probe):
         return Certified(value, error)
 
     def to(self, other: "ExactProbe") -> Certified:
-        prior = between(self.posterior.kernel.matrix, self.look, None if other is self else other.look)
+        prior = between(self.posterior.kernel, matrix_of, self.look, None if other is self else other.look)
         drop = self.whitened.T @ other.solution.value + self.solution.value.T @ other.solution.left
         error = (self.solution.defect + self.off)[:, None] * (other.solution.defect + other.off)
         reach = self.whitened.norm(dim=0)[:, None] * other.solution.value.norm(dim=0)
@@ -243,7 +243,7 @@ class ExactProbe(Probe):
 
     def toward(self, look: Look) -> Certified:
         right, look = self.posterior.whitened(look), look.double()
-        prior = between(self.posterior.kernel.matrix, self.look, look)
+        prior = between(self.posterior.kernel, matrix_of, self.look, look)
         root = own(self.posterior.kernel, look).sqrt()
         error = (self.solution.defect + self.off)[:, None] * root
         error = torch.minimum(error, (self.solution.error + self.off).T @ right.abs())

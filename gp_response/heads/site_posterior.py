@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
-from gp_response.heads.basis import Basis
+from gp_response.heads.basis import Basis, prior_of
 from gp_response.heads.fixed_point import Fixed, Problem, solve
 from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.rows import BLOCK, Rows
@@ -84,9 +84,9 @@ class SitePosterior(Posterior):
 
     def mean_of(self, look: Look) -> Certified:
         look = look.double()
-        features, weights = look.of(self.basis.at), self.weights
+        features, weights = look.through(self.basis, lambda b, z: b.at(z)), self.weights
         length = features.norm(dim=0)
-        start = look.of(lambda z: prior_mean_at(self.prior_mean, z))
+        start = look.start(lambda z: prior_mean_at(self.prior_mean, z))
         error = length * (weights.defect + self.basis.off * weights.value.norm() + self._mean_slack)
         error = error + 8.0 * EPS * (features.abs().T @ weights.value.abs() + start.abs())
         return Certified(start + features.T @ weights.value, error)
@@ -255,7 +255,7 @@ class SiteProbe(Probe):
 
     def __init__(self, posterior: SitePosterior, look: Look):
         self.posterior, self.look = posterior, look.double()
-        self.features = self.look.of(posterior.basis.at)
+        self.features = self.look.through(posterior.basis, lambda b, z: b.at(z))
         self.solution = posterior.factor.solve(self.features)
         self.converged = self.solution.converged
         self.length = self.features.norm(dim=0)
@@ -275,7 +275,7 @@ class SiteProbe(Probe):
     def _mean(self) -> Certified:
         weights, posterior = self.posterior.weights, self.posterior
         value = self.features.T @ weights.value + self.solution.value.T @ weights.left
-        value = value + self.look.of(lambda z: prior_mean_at(posterior.prior_mean, z))
+        value = value + self.look.start(lambda z: prior_mean_at(posterior.prior_mean, z))
         error = self.solution.defect * weights.defect + posterior.basis.off * self.length * weights.value.norm()
         error = error + posterior._mean_slack * self.own.value.sqrt()
         return Certified(value, error + 8.0 * EPS * (self.features.abs().T @ weights.value.abs() + value.abs()))
@@ -303,10 +303,10 @@ class SiteProbe(Probe):
 
     def toward(self, look: Look) -> Certified:
         look = look.double()
-        features = look.of(self.posterior.basis.at)
+        features = look.through(self.posterior.basis, lambda b, z: b.at(z))
         value, length = self.solution.value.T @ features, features.norm(dim=0)
         if self.posterior.whole:
-            value = value + between(self.posterior.basis.prior, self.look, look) - self.features.T @ features
+            value = value + between(self.posterior.basis, prior_of, self.look, look) - self.features.T @ features
         error = self.posterior._error(self.own.value.sqrt()[:, None], length, self.length[:, None], length)
         rounding = 8.0 * EPS * (self.solution.value.norm(dim=0) + self.length)
         return Certified(value, error + (self.solution.defect + rounding)[:, None] * length)
@@ -321,7 +321,7 @@ class SiteProbe(Probe):
 
     def left_out_with(self, other: "SiteProbe") -> Tensor:
         """`k - Q` between the points of two probes, (p, q)."""
-        prior = between(self.posterior.basis.prior, self.look, None if other is self else other.look)
+        prior = between(self.posterior.basis, prior_of, self.look, None if other is self else other.look)
         return prior - self.features.T @ other.features
 
     def _covariance_error(self, other: "SiteProbe") -> Tensor:

@@ -19,13 +19,14 @@ def smooth_marginals(head: Any, data: Dataset, look: Look) -> tuple[Tensor, Tens
     """Mean and variance of p readings of the field, each (p,), differentiable in `data.train.weights` from zero on."""
     train, noise = data.train, head.noise.detach().to(data.train.x)
     precision = head.beta * train.weights / row_noise(data, noise)
-    look = Look(look.points.to(train.x), None if look.direction is None else look.direction.to(train.x))
-    cross = look.of(lambda z: head.kernel.matrix(train.x, z)).detach()
+    direction = None if look.direction is None else look.direction.to(train.x)
+    look = Look(look.points.to(train.x), direction, look.component)
+    cross = look.through(head.kernel, lambda k, z: k.matrix(train.x, z)).detach()
     system = precision[:, None] * head.kernel.matrix(train.x).detach()
     system = system + torch.eye(len(train.y), dtype=system.dtype, device=system.device)
     right = precision[:, None] * torch.cat([(train.y - prior_mean_at(head.prior_mean, train.x))[:, None], cross], dim=1)
     solved = torch.linalg.solve(system, right)
-    mean = look.of(lambda z: prior_mean_at(head.prior_mean, z)) + cross.T @ solved[:, 0]
+    mean = look.start(lambda z: prior_mean_at(head.prior_mean, z)) + cross.T @ solved[:, 0]
     return mean, own(head.kernel, look).detach() - (cross * solved[:, 1:]).sum(dim=0)
 
 

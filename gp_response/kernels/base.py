@@ -116,6 +116,25 @@ class Kernel(Parametrised):
         x = self.select(x)
         return KernelOperator.of(self, x, x if y is None else self.select(y), backend=backend)
 
+    def part(self, component: int) -> "Kernel":
+        """The kernel of one component of an additive field, with the same parameters. Raises InputError where it is no sum."""
+        return self._no_sum()
+
+    def component_names(self) -> list[str]:
+        """Names of the components of an additive field. Raises InputError where the kernel is no sum."""
+        return self._no_sum()
+
+    def named(self, name: str) -> "Kernel":
+        """This kernel with a name, by which `gr.component` finds it in a sum."""
+        self.component_name = str(name)
+        return self
+
+    def _no_sum(self) -> Any:
+        raise InputError(
+            f"{type(self).__name__} is no sum of kernels, so its field has no components; use k1 + k2, or for groups of "
+            "lengthscales gr.structure"
+        )
+
     def on(self, features: nn.Module) -> "Kernel":
         """This kernel on features of the points: k(f(x), f(y))."""
         return self.operations["on"](self, features)

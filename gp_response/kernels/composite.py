@@ -1,5 +1,6 @@
 """Kernels made of kernels."""
 
+import copy
 from typing import Any, ClassVar
 
 import gpytorch
@@ -32,6 +33,18 @@ class CompositeKernel(Kernel):
     def parts(self) -> tuple[Kernel, ...]:
         """The kernels it is made of."""
         return tuple(self.kernels)  # type: ignore[arg-type]
+
+    def part(self, component: int) -> Kernel:
+        return self.with_parts(self.parts[0].part(component)) if self._passes_on() else super().part(component)
+
+    def component_names(self) -> list[str]:
+        return self.parts[0].component_names() if self._passes_on() else super().component_names()
+
+    def with_parts(self, *parts: Kernel) -> Kernel:
+        """The same kernel with other parts; parameters and features are shared, not copied."""
+        other = copy.copy(self)
+        other.__dict__ = {**self.__dict__, "_modules": {**self._modules, "kernels": nn.ModuleList(parts)}}
+        return other
 
     def join(self, values: list[Any]) -> Any:
         """The value from those of the parts: tensors, or KeOps LazyTensors."""

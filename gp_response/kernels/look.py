@@ -1,4 +1,6 @@
-"""What is read of a field at points: its value, or its slope along a direction; linear in the field either way.
+"""What is read of a field at points: its value, or its slope along a direction, or those of a component of an additive field.
+
+All are linear in the field. Components are independent before the data: `Cov(f_c, f_d) = δ_cd k_c` and `Cov(f_c, f) = k_c`.
 
 A reading acts on covariances as on the field: on each argument of k by itself. Slopes are taken by automatic
 differentiation, which suits any kernel and any features.
@@ -25,19 +27,23 @@ class Look:
     Attributes:
         points: (p, d).
         direction: (p, d), the slope is read along it; None: the value.
+        component: (p,) long, the term of the sum of kernels each reading is of; None: the field.
     """
 
     points: Tensor
     direction: Tensor | None = None
+    component: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
     def __getitem__(self, where: Any) -> "Look":
-        return Look(self.points[where], None if self.direction is None else self.direction[where])
+        direction = None if self.direction is None else self.direction[where]
+        component = None if self.component is None else self.component[where]
+        return Look(self.points[where], direction, component)
 
     def double(self) -> "Look":
-        return Look(self.points.double(), None if self.direction is None else self.direction.double())
+        return Look(self.points.double(), None if self.direction is None else self.direction.double(), self.component)
 
     def split(self, step: int) -> "list[Look]":
         return [self[start : start + step] for start in range(0, len(self), step)]
@@ -48,9 +54,31 @@ class Look:
             return function(self.points)
         return _slope(function, self.points, self.direction)
 
-    def values(self) -> "Look":
-        """The values at the same points."""
-        return replace(self, direction=None)
+    def through(self, holder: Any, function: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """The reading of `function(holder, points)`, (..., p); `holder.part(c)`, a kernel or a basis, is that of component c."""
+        if self.component is None:
+            return self.of(lambda z: function(holder, z))
+        found = [look.of(_bound(function, holder.part(c))) for c, look in self.groups()]
+        return torch.cat(found, dim=-1)[..., self._back()]
+
+    def start(self, mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """The reading of the prior mean, (p,), which belongs to no component."""
+        if self.component is None:
+            return self.of(mean)
+        return torch.zeros(len(self), dtype=self.points.dtype, device=self.points.device)
+
+    def groups(self) -> "list[tuple[int | None, Look]]":
+        """The readings of each component, as readings of the field."""
+        if self.component is None:
+            return [(None, self)]
+        whole = replace(self, component=None)
+        return [(c, whole[torch.nonzero(self.component == c).flatten()]) for c in sorted(set(self.component.tolist()))]
+
+    def _back(self) -> Tensor:
+        """Where each reading is in the groups put one after the other."""
+        if self.component is None:
+            return torch.arange(len(self), device=self.points.device)
+        return torch.argsort(torch.argsort(self.component, stable=True))
 
 
 def _slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
@@ -63,12 +91,36 @@ def _slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -
     return vjp(lambda u: pull(u)[0], torch.zeros_like(value))[1](direction)[0]
 
 
-def between(matrix: Callable[[Tensor, Tensor | None], Tensor], one: Look, other: Look | None) -> Tensor:
-    """Covariances of two sets of readings, (p, q), from `matrix(x, y)`, the kernel; other = None means the same set."""
-    if one.direction is None and (other is None or other.direction is None):
-        return matrix(one.points, None if other is None else other.points)
+def between(holder: Any, matrix: Callable[..., Tensor], one: Look, other: Look | None) -> Tensor:
+    """Prior covariances of two sets of readings, (p, q), from `matrix(holder, x, y)`; other = None means the same set."""
     far = one if other is None else other
-    return one.of(lambda a: far.of(lambda b: matrix(a, b)))
+    if one.component is None and far.component is None:
+        return _between(holder, matrix, one, other)
+    blocks = [[_block(holder, matrix, a, b) for b in far.groups()] for a in one.groups()]
+    found = torch.cat([torch.cat(row, dim=1) for row in blocks])
+    return found[one._back()][:, far._back()]
+
+
+def _block(holder: Any, matrix: Callable[..., Tensor], one: tuple[Any, Look], other: tuple[Any, Look]) -> Tensor:
+    (c, a), (d, b) = one, other
+    if c is not None and d is not None and c != d:
+        return torch.zeros(len(a), len(b), dtype=a.points.dtype, device=a.points.device)
+    return _between(holder.part(d if c is None else c), matrix, a, b)
+
+
+def _between(holder: Any, matrix: Callable[..., Tensor], one: Look, other: Look | None) -> Tensor:
+    if one.direction is None and (other is None or other.direction is None):
+        return matrix(holder, one.points, None if other is None else other.points)
+    far = one if other is None else other
+    return one.of(lambda a: far.of(lambda b: matrix(holder, a, b)))
+
+
+def matrix_of(kernel: Any, x: Tensor, y: Tensor | None) -> Tensor:
+    return kernel.matrix(x, y)
+
+
+def _bound(function: Callable[[Any, Tensor], Tensor], holder: Any) -> Callable[[Tensor], Tensor]:
+    return lambda z: function(holder, z)
 
 
 def own(kernel: Any, look: Look, z: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
@@ -77,6 +129,8 @@ def own(kernel: Any, look: Look, z: Callable[[Tensor], Tensor] = lambda x: x) ->
     Raises:
         InputError: slopes of a field that has none.
     """
+    if look.component is not None:
+        return torch.cat([own(kernel.part(c), part, z) for c, part in look.groups()])[look._back()]
     if look.direction is None:
         return kernel.diagonal(z(look.points))
     found = look.of(lambda a: look.of(lambda b: pairs(kernel, z(a), z(b))))

@@ -7,6 +7,7 @@ from typing import Any
 import gpytorch
 from torch import Tensor
 
+from gp_response.kernels.base import Kernel
 from gp_response.kernels.composite import CompositeKernel
 
 
@@ -15,6 +16,13 @@ class Sum(CompositeKernel, operation="+"):
 
     def __init__(self, *kernels: gpytorch.kernels.Kernel, **options: Any) -> None:
         super().__init__(*_terms(kernels), **options)
+
+    def part(self, component: int) -> Kernel:
+        return self.with_parts(self.parts[component])
+
+    def component_names(self) -> list[str]:
+        given = [getattr(k, "component_name", None) for k in self.parts]
+        return [str(c) if name is None else name for c, name in enumerate(given)]
 
     def join(self, values: list[Any]) -> Any:
         return reduce(add, values)

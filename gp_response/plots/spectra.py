@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gp_response.plots.canvas import COLUMN, MARKS, PAGE, Figure, canvas, colours, finite, house_style, literal
+from gp_response.plots.canvas import COLOURS, COLUMN, MARKS, PAGE, Figure, canvas, colours, finite, house_style, literal
 
 
 def spectra(lines: Mapping[str, tuple[Sequence[float], float]]) -> Figure:
@@ -58,4 +58,20 @@ def coloured_components(panels: Mapping[str, tuple[Any, Any, Sequence[float]]]) 
     return figure
 
 
-__all__ = ["spectra", "left_after", "coloured_components"]
+def share_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Shares of variance in the first mode against the inverse temperature: one panel a model, one line of (beta, share) a form."""
+    with house_style():
+        figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+            for k, (name, points) in enumerate(lines.items()):
+                beta, share = np.asarray(sorted(points), dtype=float).T
+                style = "--" if k >= 2 else "-"
+                axis.plot(beta, 100.0 * share, style, marker=MARKS[k], ms=3, color=COLOURS[k], label=literal(name))
+            axis.set(xscale="log", ylim=(0, 100), xlabel="inverse temperature β", title=literal(title))
+        axes[0].set_ylabel("first mode / %")
+        axes[-1].legend()
+    return figure
+
+
+__all__ = ["share_curves", "spectra", "left_after", "coloured_components"]

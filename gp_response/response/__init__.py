@@ -1,6 +1,7 @@
 """Response: observables, perturbations, and how the first move when the second do."""
 
 from gp_response.response.clusters import Clusters, cluster
+from gp_response.response.component import Component, component, component_covariance, components
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.energy import Energy
 from gp_response.response.finite import finite_response
@@ -45,8 +46,11 @@ from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
 from gp_response.response.predict import Prediction, predict
 from gp_response.response.refit import expectation, refit_response
+from gp_response.response.restricted import RestrictedPosterior, restrict
 from gp_response.response.result import Modes, Susceptibility
 from gp_response.response.stored import StoredSusceptibility
+from gp_response.response.structural import TwoChain, first_mode_share, structural, two_chain
+from gp_response.response.structure import structure
 from gp_response.response.susceptibility import susceptibility
 from gp_response.response.total import Optimum, TotalSusceptibility, total_susceptibility
 from gp_response.response.waic import InformationCriteria, waic
@@ -61,6 +65,17 @@ from gp_response.response.whole import (
 )
 
 __all__ = [
+    "Component",
+    "RestrictedPosterior",
+    "TwoChain",
+    "component",
+    "component_covariance",
+    "components",
+    "first_mode_share",
+    "restrict",
+    "structural",
+    "structure",
+    "two_chain",
     "CONVENTIONS",
     "Average",
     "Clusters",

@@ -43,6 +43,7 @@ def finite_response(
             "refit_response(head, data, ..., h=...) for the change, susceptibility for its derivative"
         )
     with torch.no_grad():
+        observable = observable.under(posterior)
         energy = perturbation.finite_energy_of(posterior, h)
         columns = perturbation.columns_of(posterior)
         if isinstance(observable, Whole):

@@ -53,7 +53,7 @@ def fluctuation(posterior: Posterior, observable: Observable, perturbation: Pert
             local, error = _series(posterior, asked, at, perturbation, energy, ground, seen)
         value, error = (posterior.beta * by_column(part, energy) for part in (local, error))
         return Susceptibility.of(
-            posterior.data, observable, perturbation, beta=posterior.beta, matrix=asked.collect(value),
+            posterior.data, asked, perturbation, beta=posterior.beta, matrix=asked.collect(value),
             error=asked.collect_error(error), converged=probe.converged, order="first",
         )  # fmt: skip
 

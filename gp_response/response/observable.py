@@ -29,12 +29,14 @@ class Observable(ABC):
     Attributes:
         points: (p, d).
         direction: (p, d), where the functional is of the field's slope along it; None: of its value.
+        component: (p,) long, where it is of a term of an additive field; None: of the field.
         weights: (m, p), or None for one functional a point (m = p).
         unit: unit of the expectation, in terms of the target's unit y.
     """
 
     points: Tensor
     direction: Tensor | None = None
+    component: Tensor | None = None
     weights: Tensor | None = None
     unit: str = "y"
 
@@ -60,7 +62,11 @@ class Observable(ABC):
 
     def look(self) -> Look:
         """What is read of the field."""
-        return Look(self.points, self.direction)
+        return Look(self.points, self.direction, self.component)
+
+    def resolved(self, kernel: Any) -> "Observable":
+        """The same observable once the kernel is known."""
+        return self
 
     @property
     def kind(self) -> str:

@@ -58,10 +58,10 @@ class ExactPriorMotion(PriorMotion):
         kernel, look, scale = self.posterior.kernel, probe.look, self.posterior.whitening.scale[:, None]
         u = Certified(scale * probe.solution.value, scale * (probe.solution.error + probe.off))
         alpha = Certified(self.alpha.value[:, None], self.alpha.error[:, None])
-        cross = tangent.of(kernel, lambda k: look.of(lambda z: k.matrix(self.x, z)))
+        cross = tangent.of(kernel, lambda k: look.through(k, lambda part, z: part.matrix(self.x, z)))
         both = torch.cat([alpha.value, u.value], dim=1)
         moved, size, norm = self._product(tangent, both)
-        start = look.of(tangent.of_mean)
+        start = look.start(tangent.of_mean)
         rows = tangent.of_mean(self.x)[:, None]
         left, spread = moved[:, 1:], size[:, 1:]
         by_mean = start + (cross * alpha.value).sum(dim=0) - (u.value * (moved[:, :1] + rows)).sum(dim=0)
@@ -163,13 +163,13 @@ class SparsePriorMotion(PriorMotion):
     def _moved(self, tangent: Tangent, look: Look) -> Tensor:
         """φ̇ at a look, (m, p)."""
         basis = self.posterior.basis
-        return tangent.of(basis.kernel, lambda k: look.of(basis.with_kernel(k).at))
+        return tangent.of(basis.kernel, lambda k: look.through(basis.with_kernel(k), lambda b, z: b.at(z)))
 
     def _marginals(self, probe: Any, tangent: Tangent) -> tuple[Certified, Certified]:
         w, alpha, precision, features = self.frame
         look, v = probe.look, probe.solution.value
         phi, rows = self._moved(tangent, look), self._moved(tangent, Look(self.x))
-        start, mean = look.of(tangent.of_mean), tangent.of_mean(self.x)
+        start, mean = look.start(tangent.of_mean), tangent.of_mean(self.x)
         pulled = rows @ alpha - features @ (precision * (rows.T @ w + mean))
         by_mean = start + phi.T @ w + v.T @ pulled
         seen, moved = features.T @ v, rows.T @ v  # (n, p)

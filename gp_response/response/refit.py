@@ -54,6 +54,7 @@ def refit_response(
     """
     base = head.condition(data)
     columns = perturbation.columns_of(base)
+    observable = observable.resolved(getattr(base, "kernel", None))
     count, beta, before = len(columns), base.beta, expectation(base, observable)
     shown = observable.under(base)
     del base  # at 12,000 rows it holds 2 GiB
