@@ -12,7 +12,9 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
 from gp_response.heads.class_posterior import ClassPosterior
+from gp_response.heads.exact import Exact
 from gp_response.heads.frozen import frozen_copy
+from gp_response.heads.handoff import exact_head
 from gp_response.heads.inducing import choose_inducing, split_features
 from gp_response.heads.prior_mean import as_prior_mean
 from gp_response.heads.site_posterior import SitePosterior
@@ -143,6 +145,24 @@ class InducingHead(nn.Module):
                 self._jitter_used = posterior.basis.jitter
                 self._start = None if posterior.conjugate else Start(posterior)
             return posterior
+
+    def exact(self, solver: Any = None) -> Exact:
+        """The exact head at the hyperparameters learnt here: train through inducing points, then solve the whole system.
+
+            head = gr.SGPR(gr.Matern32(ard=data.dim), 1024)
+            head.fit(data)
+            posterior = head.exact(gr.CG(preconditioner="cholesky")).condition(data)
+
+        Its posterior is that of `gr.Exact` with copies of this head's kernel (features included) and noise, its prior mean
+        and beta: training either leaves the other as it is. (Artemev, Burt & van der Wilk 2021 predict so.)
+
+        Args:
+            solver: as of `gr.Exact`; None chooses by the number of rows.
+
+        Raises:
+            InputError: the likelihood is not Gaussian.
+        """
+        return exact_head(self, solver)
 
     def basis(self, *, frozen: bool = False) -> Basis:
         """The inducing features at the present hyperparameters; differentiable in them unless frozen."""

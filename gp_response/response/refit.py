@@ -47,7 +47,7 @@ def refit_response(
         a `Susceptibility` of order "refit" or "refit derivative"; `.error` is zero because nothing bounds a refit's
         own rounding, about 1e-16 of the matrix's condition number. Where the model changes, not the data, and for
         observables of the whole posterior the derivative is one of extrapolated differences of whole refits, and `.error` says
-        how far its last two orders are apart.
+        how far the orders of extrapolation are apart.
 
     Raises:
         SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
@@ -108,11 +108,16 @@ class Refit:
             (self.at(column, s) - start) / s if one_sided else (self.at(column, s) - self.at(column, -s)) / (2.0 * s)
             for s in steps
         ]
-        last = row
+        best = Certified(row[-1], torch.full_like(row[-1], float("inf")))
         for order in range(1, levels):
             factor = 2.0 ** (order if one_sided else 2 * order)
             last, row = row, [(factor * b - a) / (factor - 1.0) for a, b in itertools.pairwise(row)]
-        return Certified(row[-1], (row[-1] - last[-1]).abs())
+            # Ridders (1982): extrapolation ends, entry by entry, where rounding takes over.
+            for value, (a, b) in zip(row, itertools.pairwise(last), strict=True):
+                off = torch.maximum((value - a).abs(), (value - b).abs())
+                better = off < best.error
+                best = Certified(torch.where(better, value, best.value), torch.where(better, off, best.error))
+        return best
 
 
 def expectation(posterior: Posterior, observable: Observable) -> Tensor:
