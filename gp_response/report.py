@@ -70,12 +70,18 @@ def variables_text(variables: dict[str, str]) -> str:
 
 
 def undefined(tex: Path, variables: dict[str, str]) -> list[str]:
-    """Camel-case macros that a TeX file uses and `variables` lacks; none where there is no such file."""
+    """Camel-case macros that a TeX file and its sections use and `variables` lacks; none where there is no such file."""
     if not tex.is_file():
         return []
-    body = re.sub(r"(?<!\\)%.*", "", tex.read_text(encoding="utf-8"))
+    body = _without_comments(tex)
+    sections = [tex.parent / f"{name}.tex" for name in re.findall(r"\\input\{(sections/\w+)\}", body)]
+    body += "".join(_without_comments(section) for section in sections)
     used = set(re.findall(r"\\([A-Za-z]+)", body))
     return sorted(name for name in used if NAME.fullmatch(name) and name not in variables)
+
+
+def _without_comments(tex: Path) -> str:
+    return re.sub(r"(?<!\\)%.*", "", tex.read_text(encoding="utf-8"))
 
 
 __all__ = ["number", "undefined", "variables_text", "write_report"]

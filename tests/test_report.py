@@ -104,12 +104,28 @@ def test_no_results_at_all_says_what_to_run(write, tmp_path):
         report.write_report(write(), tmp_path / "nowhere", tmp_path / "paper")
 
 
+def test_macros_of_sections_are_looked_for_too(tmp_path):
+    (tmp_path / "sections").mkdir()
+    (tmp_path / "main.tex").write_text(r"\KnownNumber \input{sections/more} % \input{sections/none}")
+    (tmp_path / "sections" / "more.tex").write_text(r"\UnknownNumber % \CommentedNumber")
+    assert report.undefined(tmp_path / "main.tex", {"KnownNumber": "1"}) == ["UnknownNumber"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(12000, "12000"), (3.14159, "3.14"), (1.5e-9, "1.5e-09"), (0.0, "0"), (-2.5e12, "-2.5e+12")],
 )
 def test_numbers_are_printed_for_siunitx(value, text):
     assert report.number(value) == rf"\num{{{text}}}"
+
+
+def paper_text():
+    """The paper with its sections."""
+    main = (ROOT / "paper" / "main.tex").read_text()
+    sections = re.findall(r"\\input\{(sections/\w+)\}", main)
+    there = {path.stem for path in (ROOT / "paper" / "sections").glob("*.tex")}
+    assert {name.removeprefix("sections/") for name in sections} == there
+    return main + "".join((ROOT / "paper" / f"{name}.tex").read_text() for name in sections)
 
 
 def committed_results():
@@ -128,14 +144,14 @@ def test_the_paper_uses_only_numbers_and_figures_that_exist(tmp_path):
     variables = report.write_report(ROOT / "experiments", committed_results(), tmp_path)
     main = ROOT / "paper" / "main.tex"
     assert report.undefined(main, variables) == []
-    used = re.findall(r"\\includegraphics(?:\[[^]]*\])?\{([^}]+)\}", main.read_text())
+    used = re.findall(r"\\includegraphics(?:\[[^]]*\])?\{([^}]+)\}", paper_text())
     drawn = {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
     assert used
     assert set(used) <= drawn
 
 
 def test_every_citation_of_the_paper_is_in_its_bibliography():
-    main, bibliography = ((ROOT / "paper" / name).read_text() for name in ("main.tex", "references.bib"))
+    main, bibliography = paper_text(), (ROOT / "paper" / "references.bib").read_text()
     cited = {
         key.strip() for keys in re.findall(r"\\cite[tp]?\*?(?:\[[^]]*\])*\{([^}]+)\}", main) for key in keys.split(",")
     }
