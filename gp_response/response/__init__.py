@@ -48,6 +48,7 @@ from gp_response.response.predict import Prediction, predict
 from gp_response.response.refit import expectation, refit_response
 from gp_response.response.restricted import RestrictedPosterior, restrict
 from gp_response.response.result import Modes, Susceptibility
+from gp_response.response.second import SecondResponse, second_response
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.structural import TwoChain, first_mode_share, structural, two_chain
 from gp_response.response.structure import structure
@@ -144,6 +145,8 @@ __all__ = [
     "noise_response",
     "predict",
     "refit_response",
+    "second_response",
+    "SecondResponse",
     "relabel",
     "reweight",
     "susceptibility",
