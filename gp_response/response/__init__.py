@@ -3,6 +3,7 @@
 from gp_response.response.clusters import Clusters, cluster
 from gp_response.response.component import Component, component, component_covariance, components
 from gp_response.response.convert import CONVENTIONS
+from gp_response.response.cumulant import ThirdCumulant, third_cumulant
 from gp_response.response.energy import Energy
 from gp_response.response.finite import finite_response
 from gp_response.response.fluctuation import fdt_gap, fluctuation
@@ -45,9 +46,12 @@ from gp_response.response.pattern_result import Pattern
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Delete, Insert, Relabel, Reweight, delete, insert, relabel, reweight
 from gp_response.response.predict import Prediction, predict
+from gp_response.response.predict_change import ORDERS, predict_change
 from gp_response.response.refit import expectation, refit_response
+from gp_response.response.regime import Regime, regime
 from gp_response.response.restricted import RestrictedPosterior, restrict
 from gp_response.response.result import Modes, Susceptibility
+from gp_response.response.second import SecondResponse, second_response
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.structural import TwoChain, first_mode_share, structural, two_chain
 from gp_response.response.structure import structure
@@ -144,6 +148,14 @@ __all__ = [
     "noise_response",
     "predict",
     "refit_response",
+    "second_response",
+    "SecondResponse",
+    "ThirdCumulant",
+    "third_cumulant",
+    "ORDERS",
+    "predict_change",
+    "Regime",
+    "regime",
     "relabel",
     "reweight",
     "susceptibility",

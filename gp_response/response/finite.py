@@ -56,7 +56,7 @@ def finite_response(
         by_mean, by_variance, own = _changes(posterior, probe, energy, progress)
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
         change = observable.change(at, by_mean.value, by_variance.value)
-        error = _error(observable, at, probe, by_mean, by_variance)
+        error = error_of_change(observable, at, probe, by_mean, by_variance)
         after = perturbation.finite_noise(posterior.noise, h)
         if not torch.equal(after, posterior.noise):
             change = change + _by_noise(observable, at, by_mean, by_variance, after)
@@ -72,7 +72,7 @@ def _changes(posterior: Posterior, probe: Probe, energy: Energy, progress: bool)
     if energy.also is not None:
         return joint_changes(posterior, probe, energy, progress)
     sites = look(posterior, probe, energy)
-    step = _single_sites if energy.one_each else _sets
+    step = alone if energy.one_each else _sets
     return step(posterior, sites, energy, progress)
 
 
@@ -84,8 +84,8 @@ def _by_noise(
     return observable.change_by_noise(Marginals(mean, variance, at.noise), noise)
 
 
-def _single_sites(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
-    """Every column one site: scalars `1 + Δ_j S_jj`."""
+def alone(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
+    """What each site does on its own: scalars `1 + Δ_j S_jj`; all there is where every column has one."""
     own, own_error, converged = _own_variance(posterior, sites, energy, progress)
     delta, beta = posterior.beta * energy.curvature, posterior.beta
     pivot = 1.0 + delta * own
@@ -152,7 +152,9 @@ def _refuse_negative(pivots: Tensor) -> None:
         )
 
 
-def _error(observable: Observable, at: Marginals, probe: Probe, by_mean: Certified, by_variance: Certified) -> Tensor:
+def error_of_change(
+    observable: Observable, at: Marginals, probe: Probe, by_mean: Certified, by_variance: Certified
+) -> Tensor:
     """Bound on the change's error: slopes along the change times the errors of (dμ, ds), and the change of slope times
     the error of the point (μ, s) itself."""
     d = observable.derivatives(at)
@@ -167,4 +169,4 @@ def _outer(second: Tensor, change: Certified) -> Tensor:
     return second.abs()[:, None] * change.value.abs()
 
 
-__all__ = ["finite_response"]
+__all__ = ["alone", "error_of_change", "finite_response"]

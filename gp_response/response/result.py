@@ -23,7 +23,12 @@ SIGNS = {
     "refit": "<O>_h - <O>_0 of an actual refit",
     "refit derivative": "d<O>/dh through an actual refit",
     "total": "d<O>/dh with hyperparameters optimised again",
+    "change, first": "<O>_h - <O>_0 to first order",
+    "change, second": "<O>_h - <O>_0 to second order",
+    "change, leverage": "<O>_h - <O>_0 as if sites acted alone",
 }
+CHANGES = ("finite", "refit", "change, first", "change, second", "change, leverage")  # not per unit of amplitude
+UNBOUNDED = ("refit", "refit derivative", "total")
 
 
 class Source(NamedTuple):
@@ -106,9 +111,9 @@ class Susceptibility:
     ) -> "Susceptibility":  # fmt: skip
         """The same where it is known which observables are flagged, bool (m,)."""
         dtype = data.train.x.dtype
-        bounded = order in ("first", "finite")  # nothing bounds a refit, so nothing is added to its zeros either
+        bounded = order not in UNBOUNDED  # nothing bounds a refit, so nothing is added to its zeros either
         matrix, error = rounded(Certified(matrix, error), dtype) if bounded else (matrix.to(dtype), error.to(dtype))
-        per = "" if order in ("finite", "refit") else f" per {perturbation.unit}"
+        per = "" if order in CHANGES else f" per {perturbation.unit}"
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data) if columns is None else columns),
             kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
