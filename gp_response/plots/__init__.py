@@ -5,6 +5,7 @@ from gp_response.plots.gaps import closed_vs_refit, gap_curves, histogram_of_gap
 from gp_response.plots.ranks import grouped_scatter, rank_correlations
 from gp_response.plots.responses import influential_rows, responses_against_refits, steering
 from gp_response.plots.scaling import scaling_wall
+from gp_response.plots.sizes import size_curves
 from gp_response.plots.spectra import coloured_components, left_after, share_curves, spectra
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "rank_correlations",
     "responses_against_refits",
     "scaling_wall",
+    "size_curves",
     "spectra",
     "steering",
     "save",
