@@ -6,14 +6,12 @@ of the inputs have motions of their own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
-from gp_response.kernels.look import Look
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.assemble import Answer
 from gp_response.response.coupled import coupled_answer
@@ -207,15 +205,6 @@ def require_gaussian(posterior: Any, what: str) -> None:
         )
 
 
-def blocks_of_rows(posterior: Posterior, rows: Tensor) -> Iterator[Tensor]:
-    """Positions 0 … k of rows (k,), as many at a time as memory allows."""
-    return iter(torch.arange(len(rows), device=rows.device).split(posterior._step()))
-
-
-def rows_look(posterior: Posterior, rows: Tensor, direction: Tensor | None = None) -> Look:
-    return Look(posterior.data.train.x[rows], direction)
-
-
 def _sum(parts: list[Certified]) -> Certified:
     return Certified(sum(p.value for p in parts), sum(p.error for p in parts))  # type: ignore[arg-type]
 
@@ -230,5 +219,5 @@ def _error(d: Derivatives, probe: Probe, by_mean: Certified, by_variance: Certif
 
 
 __all__ = [
-    "Motion", "SiteMotion", "SumMotion", "blocks_of_rows", "precisions", "require_gaussian", "rows_look", "site_motion",
+    "Motion", "SiteMotion", "SumMotion", "precisions", "require_gaussian", "site_motion",
 ]  # fmt: skip
