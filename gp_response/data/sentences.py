@@ -60,12 +60,16 @@ def sentences(name: str = "movie") -> Sentences:
 def _file() -> Path:
     folder = os.environ.get(VARIABLE)
     local = Path(folder, FILE) if folder else None
+    if local is not None and local.is_file():
+        if pooch.file_hash(str(local)) != SHA256:
+            raise DataError(
+                f"{str(local)!r} differs from the tested one; restore it, or remove it to download the original"
+            )
+        return local
     try:
-        if local is not None and local.is_file():
-            return Path(pooch.retrieve(local.resolve().as_uri(), f"sha256:{SHA256}", fname=FILE, path=_cache()))
         return Path(pooch.retrieve(URL, f"sha256:{SHA256}", fname=FILE, path=_cache()))
     except ValueError as error:  # pooch's word for another hash
-        raise DataError(f"{FILE} differs from the tested one ({error}); delete it from {_cache()} and retry") from error
+        raise DataError(f"the download of {FILE} differs from the tested one; delete it from {_cache()}") from error
     except OSError as error:
         advice = f"connect, or put the file into the folder that {VARIABLE} names"
         raise DataError(f"rated sentences cannot be downloaded ({type(error).__name__}: {URL}); {advice}") from error

@@ -70,17 +70,21 @@ class Bert(nn.Module):
             "token_type_embeddings": nn.Embedding(2, width),
             "LayerNorm": nn.LayerNorm(width, eps=1e-12),
         })  # fmt: skip
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))})
+        self.encoder = nn.ModuleDict({"layer": nn.Sequential(*(Layer(width, heads, inner) for _ in range(layers)))})
 
     def forward(self, x: Tensor) -> Tensor:
         ids = x.long()
         there = ids != 0
         place = torch.arange(ids.shape[-1], device=ids.device)
         e = self.embeddings
-        z = e["word_embeddings"](ids) + e["position_embeddings"](place) + e["token_type_embeddings"].weight[0]  # type: ignore[operator]
+        z = (
+            e["word_embeddings"](ids)
+            + e["position_embeddings"](place)
+            + e.get_parameter("token_type_embeddings.weight")[0]
+        )
         z = e["LayerNorm"](z)
         bias = torch.zeros(there.shape, dtype=z.dtype, device=z.device).masked_fill(~there, torch.finfo(z.dtype).min)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             z = layer(z, bias[:, None, None, :])
         kept = there[..., None].to(z)
         return (z * kept).sum(dim=-2) / kept.sum(dim=-2).clamp_min(1.0)
