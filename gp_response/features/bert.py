@@ -80,7 +80,7 @@ class Bert(nn.Module):
         z = (
             e["word_embeddings"](ids)
             + e["position_embeddings"](place)
-            + e.get_parameter("token_type_embeddings.weight")[0]
+            + e["token_type_embeddings"](torch.zeros_like(place))
         )
         z = e["LayerNorm"](z)
         bias = torch.zeros(there.shape, dtype=z.dtype, device=z.device).masked_fill(~there, torch.finfo(z.dtype).min)
