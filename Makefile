@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export KEOPS_VERBOSE ?= 0
 say = @printf '\n== %s\n'
 
-.PHONY: help setup reproduce reproduce-smoke test lint format gpu paper figures lock clean
+.PHONY: help setup reproduce reproduce-smoke test lint format gpu paper figures docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -90,6 +90,13 @@ paper: $(STAMP)  ## the paper as PDF, in paper/build/main.pdf (needs latexmk)
 	cd paper && latexmk -pdf -halt-on-error -interaction=nonstopmode -outdir=build main.tex
 	@echo "written: paper/build/main.pdf"
 
+docs: $(STAMP)  ## the documentation in docs/_build/html, with every tutorial executed
+	$(say) "installing what builds the documentation"
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	$(say) "sphinx, warnings are errors"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "written: docs/_build/html/index.html"
+
 lock:  ## renew constraints.txt from what pip chooses today within pyproject.toml
 	$(say) "a fresh environment with every extra, then pip freeze (several minutes)"
 	rm -rf build/lock && $(PY) -m venv build/lock
@@ -101,5 +108,5 @@ lock:  ## renew constraints.txt from what pip chooses today within pyproject.tom
 	@git --no-pager diff --stat -- constraints.txt
 
 clean:  ## remove the virtual environment and everything built (results and figures stay)
-	rm -rf $(VENV) build dist paper/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist paper/build docs/_build docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

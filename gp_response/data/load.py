@@ -47,21 +47,26 @@ def load(
     "digits" from scikit-learn (classes, but for diabetes); "magic", "letter", "penbased" and "twonorm", classes too, see
     `gp_response.data.keel`; and the UCI benchmark sets of `gp_response.data.uci` with their published splits.
 
-    target: the column to predict; needed for files and frames.
-    n: rows drawn at random, training and test together, in source order; all by default.
-    seed: fixes that draw and the random split. No global random state is read or changed.
-    split: which random split, or which published one. A published split is used as published, restricted to the n rows.
-    test_fraction: share of test rows of a random split, 0 for none.
-    blocked: test rows are whole blocks of time (of rows, for a file), so that neighbours in time do not leak.
-    standardise: by training statistics; "x" leaves targets as they are, and so does True where they are classes: 0 and 1,
-        or 0 to C - 1, whose names are in the notes.
-    dtype: of the result, float64 or float32; columns are computed in float64.
-    missing: "drop" leaves out rows of a file or frame with a missing or unreadable cell, noted; default is an error.
-    keep_leaks: keeps columns that give the target away: bike 15 and 16, humid in weather, dep_delay in flights.
-
     The result's `notes` say what was dropped, filled or encoded and which traps the set has. `train.rows` and
     `test.rows` are row numbers of the source, from 0.
-    Raises InputError for unknown names and arguments, DataError for data that cannot be used (column and row named).
+
+    Args:
+        source: a name, a path, or a DataFrame.
+        target: the column to predict; needed for files and frames.
+        n: rows drawn at random, training and test together, in source order; all by default.
+        seed: fixes that draw and the random split. No global random state is read or changed.
+        split: which random split, or which published one. A published split is used as published, restricted to the n rows.
+        test_fraction: share of test rows of a random split, 0 for none.
+        blocked: test rows are whole blocks of time (of rows, for a file), so that neighbours in time do not leak.
+        standardise: by training statistics; "x" leaves targets as they are, and so does True where they are classes: 0 and 1,
+            or 0 to C - 1, whose names are in the notes.
+        dtype: of the result, float64 or float32; columns are computed in float64.
+        missing: "drop" leaves out rows of a file or frame with a missing or unreadable cell, noted; default is an error.
+        keep_leaks: keeps columns that give the target away: bike 15 and 16, humid in weather, dep_delay in flights.
+
+    Raises:
+        InputError: unknown names and arguments.
+        DataError: data that cannot be used (column and row named).
     """
     if dtype not in (torch.float64, torch.float32):
         raise InputError(f"dtype={dtype}; expected torch.float64 or torch.float32")

@@ -15,13 +15,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "si
 class MLP(nn.Module):
     """in_dim -> widths[0] -> ... -> widths[-1], an activation between layers and none after the last.
 
-    widths: output size of every layer; the last one is the dimension of the features.
-    activation: "tanh" (default), "relu", "silu" or "gelu". Smooth by default: the response of a refitted model is a
-        derivative of the features, and a kink makes it jump.
-    seed: of the initial weights, drawn from a generator of its own; the global random state is left alone.
-
     Weights are float64, uniform in ±√(6 / (fan in + fan out)) (Glorot & Bengio 2010), biases 0.
-    Raises InputError for sizes that are not positive integers and for unknown activations.
+
+    Args:
+        in_dim: columns of the rows that come in.
+        widths: output size of every layer; the last one is the dimension of the features.
+        activation: "tanh" (default), "relu", "silu" or "gelu". Smooth by default: the response of a refitted model is a
+            derivative of the features, and a kink makes it jump.
+        seed: of the initial weights, drawn from a generator of its own; the global random state is left alone.
+
+    Raises:
+        InputError: sizes that are not positive integers, unknown activations.
     """
 
     def __init__(self, in_dim: int, widths: Sequence[int], *, activation: str = "tanh", seed: int = 0) -> None:

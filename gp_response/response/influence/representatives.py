@@ -9,11 +9,13 @@ from gp_response.errors import InputError
 
 
 class Representatives(NamedTuple):
-    """Attributes:
-    rows: (k,) training rows, in the order chosen; fewer where nothing is left.
-    left: (k,), the share of the trace of W that none of the first 1 … k explains: mean conditional variance of the losses
-        given those of the chosen samples, as Gaussian variables, in units of their mean variance.
-    conditional: (n,), of each sample in nat², at the end.
+    """Rows that stand for all, and what they leave unexplained.
+
+    Attributes:
+        rows: (k,) training rows, in the order chosen; fewer where nothing is left.
+        left: (k,), the share of the trace of W that none of the first 1 … k explains: mean conditional variance of the losses
+            given those of the chosen samples, as Gaussian variables, in units of their mean variance.
+        conditional: (n,), of each sample in nat², at the end.
     """
 
     rows: Tensor
