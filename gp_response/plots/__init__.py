@@ -2,6 +2,7 @@
 
 from gp_response.plots.canvas import COLUMN, PAGE, save
 from gp_response.plots.gaps import closed_vs_refit, gap_curves, histogram_of_gaps
+from gp_response.plots.layers import layer_bars
 from gp_response.plots.ranks import grouped_scatter, rank_correlations
 from gp_response.plots.responses import influential_rows, responses_against_refits, steering
 from gp_response.plots.scaling import scaling_wall
@@ -18,6 +19,7 @@ __all__ = [
     "grouped_scatter",
     "histogram_of_gaps",
     "influential_rows",
+    "layer_bars",
     "left_after",
     "rank_correlations",
     "responses_against_refits",
