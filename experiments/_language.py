@@ -1,5 +1,6 @@
 """A real transformer on real sequences, for the experiments on networks: MiniLM on rated sentences, or a small one on digits."""
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -80,6 +81,18 @@ def fine_tuned(data: str, at: Rated, *, steps: int, rate: float, seed: int) -> R
     return net.eval()
 
 
+def compact(net: Rater, x: Tensor) -> tuple[Rater, Tensor]:
+    """The same network on rows x (n, L) without the tokens that are not in them, and the rows in the new numbers.
+
+    The embedding of a token that no row holds has no gradient, so that responses are the same.
+    """
+    used = torch.cat([torch.zeros(1, dtype=x.dtype), x.flatten()]).unique()  # padding stays number 0
+    less = deepcopy(net)
+    table = less.encoder.embeddings["word_embeddings"].weight.detach()[used]  # type: ignore[index]
+    less.encoder.embeddings["word_embeddings"] = nn.Embedding.from_pretrained(table, freeze=False)
+    return less.eval(), torch.searchsorted(used, x)
+
+
 def layers(net: Rater) -> dict[str, str]:
     """Names of the groups of parameters, and the prefix of each."""
     count = len(list(net.encoder.encoder["layer"].children()))  # type: ignore[union-attr]
@@ -87,4 +100,4 @@ def layers(net: Rater) -> dict[str, str]:
     return {"embeddings": "encoder.embeddings", **blocks, "head": "head"}
 
 
-__all__ = ["Rated", "Rater", "fine_tuned", "layers", "network", "rated"]
+__all__ = ["Rated", "Rater", "compact", "fine_tuned", "layers", "network", "rated"]
