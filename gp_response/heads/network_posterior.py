@@ -184,11 +184,8 @@ class NetworkPosterior(NetworkField):
         if self.move is None:
             return Certified(value, error)
         value = value - self.rows.spread(self.move.value)[:, 0, 0]
-        return Certified(value, error + self.row_roots * self.energy(self.move) + self._slack(self.move.value)[0])
-
-    def _slack(self, z: Tensor) -> Tensor:
-        """Rounding of `J z` at every row, (p, n)."""
-        return self.eps * z.norm(dim=0)[:, None] * self.rows.lengths
+        rounding = self.eps * self.move.value.norm() * self.rows.lengths
+        return Certified(value, error + self.row_roots * self.energy(self.move) + rounding)
 
     @cached_property
     def head(self) -> Exact:
@@ -239,11 +236,13 @@ class NetworkProbe(Probe):
 
     def to_train(self, rows: Tensor | None = None) -> Certified:
         posterior = self.posterior
-        value = posterior.rows.spread(self.solution.value, rows)[:, 0].T
-        roots, slack = posterior.row_roots, posterior._slack(self.solution.value)
-        if rows is not None:
-            roots, slack = roots[rows], slack[:, rows]
-        return Certified(value, self.energy[:, None] * roots + slack)
+        if rows is None:
+            value = posterior.rows.spread(self.solution.value).flatten(0, 1).T
+        else:
+            value = posterior.rows.at(self.solution.value, rows).T
+        roots, lengths = posterior.row_roots, posterior.rows.lengths
+        roots, lengths = (roots, lengths) if rows is None else (roots[rows], lengths[rows])
+        return Certified(value, self.energy[:, None] * roots + posterior.eps * self.reach[:, None] * lengths)
 
     def to(self, other: "NetworkProbe") -> Certified:
         value = self.gradients.T @ other.solution.value + self.solution.value.T @ other.solution.left

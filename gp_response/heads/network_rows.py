@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gp_response.heads.class_points import with_classes
 from gp_response.heads.tangent_map import TangentMap
 from gp_response.linalg.blocks import block_size, byte_budget
 
@@ -35,6 +36,12 @@ class NetworkRows:
         inner = self._over(directions)
         return torch.cat([self.tangent.push(some, inner).double() for some in x.split(self.batch)])
 
+    def at(self, directions: Tensor, which: Tensor) -> Tensor:
+        """`J v` at the rows and outputs `which` (k,), counted row by row and output by output, (k, t)."""
+        c = self.tangent.outputs or 1
+        rows, place = (which // c).unique(return_inverse=True)
+        return self.spread(directions, rows)[place, which % c]
+
     def gather(self, forces: Tensor) -> Tensor:
         """`Jᵀ u` for forces u (n, C, t), whitened, (P, t) float64."""
         total = torch.zeros(self.tangent.count, forces.shape[-1], dtype=torch.float64, device=self.x.device)
@@ -56,17 +63,11 @@ class NetworkRows:
     def lengths(self) -> Tensor:
         """`‖g_i‖` of every row and output in whitened parameters, (n C,), by one reverse sweep an output."""
         outputs = self.tangent.outputs
-        x = self.x if outputs is None else with_outputs(self.x, outputs)
+        x = self.x if outputs is None else with_classes(self.x, outputs)
         return torch.cat([block.norm(dim=1) for block in self.gradients(x)])
 
     def _over(self, v: Tensor) -> Tensor:
         return v / (self.root if self.root.ndim == 0 else self.root[:, None])
 
 
-def with_outputs(x: Tensor, outputs: int) -> Tensor:
-    """Points x (n, d) once for each output, (n C, d + 1), the output last."""
-    every = torch.arange(outputs, dtype=x.dtype, device=x.device).repeat(len(x))
-    return torch.cat([x.repeat_interleave(outputs, dim=0), every[:, None]], dim=1)
-
-
-__all__ = ["NetworkRows", "with_outputs"]
+__all__ = ["NetworkRows"]
