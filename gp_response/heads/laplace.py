@@ -5,14 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gp_response.curvature import Curv, Network
+from gp_response.curvature import Network
 from gp_response.data import Dataset, dataset
 from gp_response.errors import InputError, unknown_name
+from gp_response.heads.network_classes import NetworkClassPosterior
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_posterior import NetworkPosterior
+from gp_response.heads.network_sites import NetworkSites
 from gp_response.heads.tangent_map import Inputs, TangentMap
-from gp_response.likelihoods import Gaussian, Likelihood
+from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.solvers.dense import Dense
+
+
+class Curv:
+    def __init__(self, network, x, hess, batch):
+        self.N, self.x, self.hess, self.b = network, x, hess, batch or 512
+        self.shape=(network.count,)*2; self.device=network.device; self.dtype=network.dtype
+    def matmat(self, V):
+        tot = torch.zeros_like(V)
+        for at in torch.arange(len(self.x)).split(self.b):
+            x=self.x[at]
+            J = self.N.push(x, V)
+            tot += self.N.pull(x, self.hess(at, J))
+        return tot
 
 
 def laplace(
@@ -27,19 +42,33 @@ def laplace(
     solver: Any = None,
     beta: float = 1.0,
     batch_size: int | None = None,
-) -> NetworkPosterior:
+) -> NetworkPosterior | NetworkClassPosterior | NetworkSites:
     data, inputs = as_rows(data)
     network = Network(net, parameters).double()
-    tangent = TangentMap(network, inputs)
+    several = isinstance(likelihood, Categorical)
+    tangent = TangentMap(network, inputs, likelihood.classes if several else None)
     precision = torch.as_tensor(prior_precision, dtype=torch.float64)
 
     def make(model, data):
         t = data.train
-        w = t.weights.double() / (model.noise if t.noise is None else model.noise + t.noise)
-        return Curv(model.tangent.network, model.tangent.inputs.of(t.x.double()), w, model.beta, lambda at, J: J, model.batch)
+        x = inputs.of(t.x.double())
+        out = network.output(x)
+        w = t.weights.double() * model.beta
+        if isinstance(likelihood, Gaussian):
+            w = w / (model.noise if t.noise is None else model.noise + t.noise)
+            h = lambda at, J: w[at][:, None, None] * J
+        elif several:
+            p = torch.softmax(out, -1)
+            h = lambda at, J: w[at][:, None, None] * (p[at][..., None] * J - p[at][..., None] * (p[at][..., None] * J).sum(1, keepdim=True))
+        else:
+            hh = -likelihood.slopes(out[:, 0], t.y.double()).second
+            h = lambda at, J: (w*hh)[at][:, None, None] * J
+        return Curv(network, x, h, model.batch)
 
     model = NetworkModel(tangent, precision + localise, likelihood, make, curvature, float(beta), solver or Dense(), batch_size)
-    return NetworkPosterior(model, data)
+    if several:
+        return NetworkClassPosterior(model, data)
+    return NetworkPosterior(model, data) if isinstance(likelihood, Gaussian) else NetworkSites(model, data)
 
 
 def as_rows(data: Dataset | tuple[Any, Any]) -> tuple[Dataset, Inputs]:

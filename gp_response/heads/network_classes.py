@@ -13,7 +13,7 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.class_points import with_classes
 from gp_response.heads.network_model import NetworkModel
-from gp_response.heads.network_posterior import NetworkField, NetworkProbe
+from gp_response.heads.network_field import NetworkField, NetworkProbe
 from gp_response.heads.several_classes import SeveralClasses
 from gp_response.kernels.look import Look
 from gp_response.likelihoods import Categorical

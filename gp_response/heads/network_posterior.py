@@ -1,10 +1,4 @@
-"""The Gaussian posterior of a linearised network, read in the space of its parameters; its covariance is never formed.
-
-In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one solve
-`z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ is off by
-`g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it, `S_ii <= σ_i²/(βρ_i)`.
-Products of two solves are corrected by the residual of one, so that their error is the product of two.
-"""
+"""A linearised network under Gaussian noise: a Gaussian process with the tangent kernel, in the space of its parameters."""
 
 from functools import cached_property
 from typing import Any
@@ -13,127 +7,29 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
-from gp_response.heads.exact import Exact
 from gp_response.heads.network_model import NetworkModel
-from gp_response.heads.network_rows import NetworkRows
-from gp_response.heads.tangent_kernel import TangentKernel, TangentMean
-from gp_response.heads.tangent_map import require_slopes
-from gp_response.kernels.look import Look
-from gp_response.linalg.blocks import block_size, byte_budget
-from gp_response.linalg.system import ROUNDING
-from gp_response.posterior import Certified, Posterior, Probe
-from gp_response.solvers import Factor, Solution
-
-COPIES = 8  # of the gradient of a point while it is looked from
+from gp_response.heads.network_output import OneOutput
+from gp_response.heads.tangent_kernel import TangentMean
+from gp_response.posterior import Certified
 
 
-class NetworkField(Posterior):
-    """What posteriors of linearised networks share, whatever the likelihood.
+class NetworkPosterior(OneOutput):
+    """A linearised network conditioned on data with Gaussian noise; made by `laplace`.
+
+    The prior is centred where the trained parameters θ* are the posterior mean; `reweighted` keeps that prior.
 
     Args:
         model: network, prior, likelihood, solver.
         data: n training rows.
-    """
-
-    def __init__(self, model: NetworkModel, data: Dataset):
-        self.model, self.data = model, data
-        self.beta, self.solver, self.noise = model.beta, model.solver, model.noise
-        self.rows: NetworkRows = model.rows(data)
-        self.system = model.system(data, float(self._size()), self.floor)
-        self.factor: Factor = model.solver.factor(self.system)
-        self.move: Solution | None = None  # of the whitened parameters, where their mean is not θ*
-
-    floor = 1.0  # lower bound of the eigenvalues of B
-
-    def _size(self) -> Tensor:
-        """Bound on the trace of the whitened curvature, 0-dim."""
-        raise NotImplementedError
-
-    @property
-    def eps(self) -> float:
-        """Rounding of a gradient or a product with one, relative to its length."""
-        return ROUNDING * torch.finfo(self.model.tangent.network.dtype).eps
-
-    @cached_property
-    def kernel(self) -> TangentKernel:
-        """The tangent kernel; for names of its hyperparameters."""
-        tangent = self.model.tangent
-        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs)
-
-    def probe(self, x: Tensor | Look) -> "NetworkProbe":
-        look = self.look(x)
-        require_slopes(self.model.tangent, look)
-        return NetworkProbe(self, look)
-
-    def gradients(self, look: Look) -> Tensor:
-        """Whitened gradients of readings, (P, p) float64."""
-        found = look.double().of(lambda z: self.model.tangent.gradient(z).T)
-        return self.rows._over(found.detach().double())
-
-    def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
-        """`S_jj` of training rows (k,), one solve each."""
-        found = [self.probe(self.row_points[some]) for some in rows.split(self._step())]
-        parts = zip(*(probe.variance for probe in found), strict=True)
-        return Certified(*(torch.cat(part) for part in parts)), torch.cat([probe.converged for probe in found])
-
-    def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
-        """As for any posterior; among few rows by products of two solves, whose errors are products of two."""
-        if others is not None or len(rows) > self._step():
-            return super().among(rows, others, progress=progress)
-        probe = self.probe(self.row_points[rows])
-        return probe.to(probe), probe.converged
-
-    def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
-        one, other = (self.gradients(Look(self.points(part))) for part in (x, y))
-        return self._like(one.T @ other)
-
-    @property
-    def row_points(self) -> Tensor:
-        """The training rows as points."""
-        return self.data.train.x
-
-    @cached_property
-    def row_roots(self) -> Tensor:
-        """Bound on `√S_ii` of every row and output, (n C,)."""
-        return self.rows.lengths / self.floor**0.5
-
-    @property
-    def parts(self) -> list[Any]:
-        model = self.model
-        held = [self.kernel.origin, self.kernel.held, repr(model.tangent.network.module), model.tangent.inputs]
-        return [self.beta, model.precision, model.likelihood, model.kind, *held]
-
-    def energy(self, solution: Solution) -> Tensor:
-        """Bound on `√(ρᵀB⁻¹ρ)` of every column of a solve, (p,)."""
-        if solution.energy is not None:
-            return solution.energy
-        return solution.defect / self.floor**0.5
-
-    def _step(self) -> int:
-        x = self.data.train.x
-        return block_size(COPIES * 8 * self.model.tangent.count, byte_budget(None, x.device), most=256)
-
-
-class NetworkPosterior(NetworkField):
-    """A linearised network conditioned on data with Gaussian noise: a Gaussian process with the tangent kernel, in parameter space.
-
-    Made by `laplace`, with the prior centred where the trained parameters θ* are the posterior mean; then `reweighted` gives what
-    the same model says of other weights.
-
-    Args:
-        model, data: as above.
-        pull: `Λ₀(θ₀ - θ*)` whitened, (P,), where the prior is centred already; None: where θ* is stationary.
+        pull: `Λ₀(θ₀ - θ*)` whitened, (P,), of a prior that is centred already; None: θ* is stationary.
     """
 
     def __init__(self, model: NetworkModel, data: Dataset, *, pull: Tensor | None = None):
         super().__init__(model, data)
-        self.residual_at_origin = data.train.y.double() - self.rows.outputs()[:, 0]
-        self._pull = pull
         if pull is not None:
-            self.move = self.factor.solve((self._forces + pull)[:, None])
-
-    def _size(self) -> Tensor:
-        return (self.precisions * self.rows.lengths.square()).sum()
+            self.pull = pull
+            forces = self.rows.gather(self.forces[:, None, None])
+            self.move = self.factor.solve(forces + pull[:, None])
 
     @property
     def precisions(self) -> Tensor:
@@ -141,59 +37,32 @@ class NetworkPosterior(NetworkField):
         return self.beta * self.data.train.weights.double() / self.row_noise
 
     @property
-    def _forces(self) -> Tensor:
-        """What the data pull whitened parameters with at θ*, (P,)."""
-        return self.rows.gather((self.precisions * self.residual_at_origin)[:, None, None])[:, 0]
+    def forces(self) -> Tensor:
+        return self.precisions * (self.data.train.y.double() - self.outputs)
 
     @cached_property
-    def pull(self) -> Tensor:
-        """What the prior pulls with at θ*, whitened, (P,)."""
-        return -self._forces if self._pull is None else self._pull
+    def prior_mean(self) -> TangentMean:
+        """m(x) of the process."""
+        return self.head.prior_mean
 
     def reweighted(self, weights: Tensor) -> "NetworkPosterior":
         return NetworkPosterior(self.model, self._data_at(weights), pull=self.pull)
 
-    @cached_property
-    def row_roots(self) -> Tensor:
-        """Bound on `√S_ii` of every row, (n,): by its own observation, or its prior."""
-        lengths = super().row_roots
-        if self.model.kind == "hessian":
-            return lengths
-        own = self.precisions.clamp_min(1e-300).rsqrt()
-        return torch.minimum(lengths, own)
-
-    def mean_of(self, look: Look) -> Certified:
-        look = look.double()
-        value, gradients = look.of(self.model.tangent.value).detach().double(), self.gradients(look)
-        length = gradients.norm(dim=0)
-        error = self.eps * (value.abs() + length * self.origin_length)
-        if self.move is None:
-            return Certified(value, error)
-        moved, lost = self.move.value[:, 0], self.energy(self.move) + self.eps * self.move.value.norm()
-        return Certified(value + gradients.T @ moved, error + length / self.floor**0.5 * lost)
-
-    @cached_property
-    def origin_length(self) -> Tensor:
-        """Length of the whitened parameters, 0-dim."""
-        return (self.model.root * self.model.tangent.network.origin.double()).norm()
-
     @property
     def residuals(self) -> Certified:
-        value = self.residual_at_origin
-        error = self.eps * (value.abs() + self.data.train.y.double().abs() + self.rows.lengths * self.origin_length)
+        y = self.data.train.y.double()
+        value = y - self.outputs
+        error = self.eps * (y.abs() + self.outputs.abs() + self.rows.lengths * self.origin_length)
         if self.move is None:
             return Certified(value, error)
         value = value - self.rows.spread(self.move.value)[:, 0, 0]
         rounding = self.eps * self.move.value.norm() * self.rows.lengths
         return Certified(value, error + self.row_roots * self.energy(self.move) + rounding)
 
-    @cached_property
-    def head(self) -> Exact:
-        """The same model in function space: exact regression with the tangent kernel, which conditions again on any data."""
-        model, move = self.model, self.pull / self.model.root
-        return Exact(
-            self.kernel, float(self.noise), mean=TangentMean(model.tangent, move), beta=self.beta,
-        )  # fmt: skip
+    @property
+    def away(self) -> Tensor:
+        """`Λ₀^½ (θ₀ - ⟨θ⟩)`, how far the posterior is from the centre of its prior, (P,)."""
+        return self.pull if self.move is None else self.pull - self.move.value[:, 0]
 
     def log_evidence(self) -> Tensor:
         """`log ∫ p₀(θ) exp(-β Σ ρ_i ℓ_i)` of the linearised network, 0-dim.
@@ -203,63 +72,11 @@ class NetworkPosterior(NetworkField):
         """
         gibbs = (self.data.train.weights.double() * (2.0 * torch.pi * self.row_noise).log()).sum()
         fit = (self.precisions * self.residuals.value.square()).sum()
-        away = self.pull if self.move is None else self.pull - self.move.value[:, 0]
-        return -0.5 * (fit + away.square().sum() + self.factor.logdet() + self.beta * gibbs)
+        return -0.5 * (fit + self.away.square().sum() + self.factor.logdet() + self.beta * gibbs)
+
+    @property
+    def parts(self) -> list[Any]:
+        return [*super().parts, self.noise, self.pull]
 
 
-class NetworkProbe(Probe):
-    """p readings of a linearised network: their whitened gradients and `z = B⁻¹ g`, (P, p) each."""
-
-    def __init__(self, posterior: Any, look: Look):
-        self.posterior, self.look = posterior, look.double()
-        self.gradients = posterior.gradients(self.look)
-        self.solution = posterior.factor.solve(self.gradients)
-        self.converged = self.solution.converged
-        self.length, self.reach = self.gradients.norm(dim=0), self.solution.value.norm(dim=0)
-        # Rounded gradients move the solution, too.
-        self.energy = posterior.energy(self.solution) + posterior.eps * self.length
-        self.mean = self._mean()
-        drop = (self.gradients * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
-        self.variance = Certified(drop.clamp_min(0.0), self._error(self).diagonal().clone())
-
-    def _mean(self) -> Certified:
-        posterior = self.posterior
-        value = self.look.of(posterior.model.tangent.value).detach().double()
-        # A network's output is rounded as if each of its parameters were.
-        error = posterior.eps * (value.abs() + self.length * posterior.origin_length)
-        if posterior.move is None:
-            return Certified(value, error)
-        move = posterior.move
-        value = value + self.gradients.T @ move.value[:, 0] + self.solution.value.T @ move.left[:, 0]
-        rounding = posterior.eps * (self.length * move.value.norm() + self.reach * move.left.norm())
-        return Certified(value, error + self.energy * posterior.energy(move) + rounding)
-
-    def to_train(self, rows: Tensor | None = None) -> Certified:
-        posterior = self.posterior
-        if rows is None:
-            value = posterior.rows.spread(self.solution.value).flatten(0, 1).T
-        else:
-            value = posterior.rows.at(self.solution.value, rows).T
-        roots, lengths = posterior.row_roots, posterior.rows.lengths
-        roots, lengths = (roots, lengths) if rows is None else (roots[rows], lengths[rows])
-        return Certified(value, self.energy[:, None] * roots + posterior.eps * self.reach[:, None] * lengths)
-
-    def to(self, other: "NetworkProbe") -> Certified:
-        value = self.gradients.T @ other.solution.value + self.solution.value.T @ other.solution.left
-        return Certified(value, self._error(other))
-
-    def _error(self, other: "NetworkProbe") -> Tensor:
-        eps = self.posterior.eps
-        rounding = eps * (self.length[:, None] * other.reach + self.reach[:, None] * other.length)
-        return self.energy[:, None] * other.energy + rounding
-
-    def toward(self, look: Look) -> Certified:
-        look, found = look.double(), []
-        for some in look.split(self.posterior._step()):
-            gradients = self.posterior.gradients(some)
-            bound = self.energy[:, None] + self.posterior.eps * self.reach[:, None]
-            found.append(Certified(self.solution.value.T @ gradients, bound * gradients.norm(dim=0)))
-        return Certified(*(torch.cat(part, dim=1) for part in zip(*found, strict=True)))
-
-
-__all__ = ["NetworkField", "NetworkPosterior", "NetworkProbe"]
+__all__ = ["NetworkPosterior"]

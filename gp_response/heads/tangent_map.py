@@ -84,7 +84,7 @@ class TangentMap:
         x = x.to(self.network.dtype)
         if self.outputs is None:
             return self.network.call(theta, self.inputs.of(x))[:, 0]
-        which = torch.nn.functional.one_hot(x[:, -1].long(), self.outputs).to(theta)
+        which = (x[:, -1:] == torch.arange(self.outputs, dtype=x.dtype, device=x.device)).to(theta)
         return (self.network.call(theta, self.inputs.of(x[:, :-1])) * which).sum(dim=-1)
 
 

@@ -1,0 +1,191 @@
+"""The Gaussian posterior of a linearised network, read in the space of its parameters; its covariance is never formed.
+
+In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one solve
+`z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ is off by
+`g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it, `S_ii <= σ_i²/(βρ_i)`.
+Products of two solves are corrected by the residual of one, so that their error is the product of two.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gp_response.data import Dataset
+from gp_response.heads.network_model import NetworkModel
+from gp_response.heads.network_rows import NetworkRows
+from gp_response.heads.tangent_kernel import TangentKernel
+from gp_response.heads.tangent_map import require_slopes
+from gp_response.kernels.look import Look
+from gp_response.linalg.blocks import block_size, byte_budget
+from gp_response.linalg.system import ROUNDING
+from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.solvers import Factor, Solution
+
+COPIES = 8  # of the gradient of a point while it is looked from
+
+
+class NetworkField(Posterior):
+    """What posteriors of linearised networks share, whatever the likelihood.
+
+    Args:
+        model: network, prior, likelihood, solver.
+        data: n training rows.
+    """
+
+    def __init__(self, model: NetworkModel, data: Dataset):
+        self.model, self.data = model, data
+        self.beta, self.solver, self.noise = model.beta, model.solver, model.noise
+        self.rows: NetworkRows = model.rows(data)
+        self.system = model.system(data, float(self._size()), self.floor)
+        self.factor: Factor = model.solver.factor(self.system)
+        self.move: Solution | None = None  # of the whitened parameters, where their mean is not θ*
+
+    floor = 1.0  # lower bound of the eigenvalues of B
+
+    def _size(self) -> Tensor:
+        """Bound on the trace of the whitened curvature, 0-dim."""
+        raise NotImplementedError
+
+    @property
+    def eps(self) -> float:
+        """Rounding of a gradient or a product with one, relative to its length."""
+        return ROUNDING * torch.finfo(self.model.tangent.network.dtype).eps
+
+    @cached_property
+    def kernel(self) -> TangentKernel:
+        """The tangent kernel; for names of its hyperparameters."""
+        tangent = self.model.tangent
+        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs)
+
+    def probe(self, x: Tensor | Look) -> "NetworkProbe":
+        look = self.look(x)
+        require_slopes(self.model.tangent, look)
+        return NetworkProbe(self, look)
+
+    def gradients(self, look: Look) -> Tensor:
+        """Whitened gradients of readings, (P, p) float64."""
+        found = look.double().of(lambda z: self.model.tangent.gradient(z).T)
+        return self.rows._over(found.detach().double())
+
+    def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """`S_jj` of training rows (k,), one solve each."""
+        value, error, converged = [], [], []
+        for some in tqdm(rows.split(self._step()), desc="own variances", disable=not progress, leave=False):
+            probe = self.probe(self.row_points[some])
+            value.append(probe.variance.value)
+            error.append(probe.variance.error)
+            converged.append(probe.converged)
+        return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
+
+    def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """As for any posterior; among few rows by products of two solves, whose errors are products of two."""
+        if others is not None or len(rows) > self._step():
+            return super().among(rows, others, progress=progress)
+        probe = self.probe(self.row_points[rows])
+        return probe.to(probe), probe.converged
+
+    def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
+        one, other = (self.gradients(Look(self.points(part))) for part in (x, y))
+        return self._like(one.T @ other)
+
+    @property
+    def row_points(self) -> Tensor:
+        """The training rows as points."""
+        return self.data.train.x
+
+    @cached_property
+    def row_roots(self) -> Tensor:
+        """Bound on `√S_ii` of every row and output, (n C,)."""
+        return self.rows.lengths / self.floor**0.5
+
+    @property
+    def parts(self) -> list[Any]:
+        model = self.model
+        held = [self.kernel.origin, self.kernel.held, repr(model.tangent.network.module), model.tangent.inputs]
+        return [self.beta, model.precision, model.likelihood, model.kind, *held]
+
+    def energy(self, solution: Solution) -> Tensor:
+        """Bound on `√(ρᵀB⁻¹ρ)` of every column of a solve, (p,)."""
+        if solution.energy is not None:
+            return solution.energy
+        return solution.defect / self.floor**0.5
+
+    def mean_of(self, look: Look) -> Certified:
+        look = look.double()
+        value, gradients = look.of(self.model.tangent.value).detach().double(), self.gradients(look)
+        length = gradients.norm(dim=0)
+        error = self.eps * (value.abs() + length * self.origin_length)
+        if self.move is None:
+            return Certified(value, error)
+        moved, lost = self.move.value[:, 0], self.energy(self.move) + self.eps * self.move.value.norm()
+        return Certified(value + gradients.T @ moved, error + length / self.floor**0.5 * lost)
+
+    @cached_property
+    def origin_length(self) -> Tensor:
+        """Length of the whitened parameters, 0-dim."""
+        return (self.model.root * self.model.tangent.network.origin.double()).norm()
+
+    def _step(self) -> int:
+        x = self.data.train.x
+        return block_size(COPIES * 8 * self.model.tangent.count, byte_budget(None, x.device), most=256)
+
+
+class NetworkProbe(Probe):
+    """p readings of a linearised network: their whitened gradients and `z = B⁻¹ g`, (P, p) each."""
+
+    def __init__(self, posterior: Any, look: Look):
+        self.posterior, self.look = posterior, look.double()
+        self.gradients = posterior.gradients(self.look)
+        self.solution = posterior.factor.solve(self.gradients)
+        self.converged = self.solution.converged
+        self.length, self.reach = self.gradients.norm(dim=0), self.solution.value.norm(dim=0)
+        # Rounded gradients move the solution, too.
+        self.energy = posterior.energy(self.solution) + posterior.eps * self.length
+        self.mean = self._mean()
+        drop = (self.gradients * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
+        self.variance = Certified(drop.clamp_min(0.0), self._error(self).diagonal().clone())
+
+    def _mean(self) -> Certified:
+        posterior = self.posterior
+        value = self.look.of(posterior.model.tangent.value).detach().double()
+        # A network's output is rounded as if each of its parameters were.
+        error = posterior.eps * (value.abs() + self.length * posterior.origin_length)
+        if posterior.move is None:
+            return Certified(value, error)
+        move = posterior.move
+        value = value + self.gradients.T @ move.value[:, 0] + self.solution.value.T @ move.left[:, 0]
+        rounding = posterior.eps * (self.length * move.value.norm() + self.reach * move.left.norm())
+        return Certified(value, error + self.energy * posterior.energy(move) + rounding)
+
+    def to_train(self, rows: Tensor | None = None) -> Certified:
+        posterior = self.posterior
+        if rows is None:
+            value = posterior.rows.spread(self.solution.value).flatten(0, 1).T
+        else:
+            value = posterior.rows.at(self.solution.value, rows).T
+        roots, lengths = posterior.row_roots, posterior.rows.lengths
+        roots, lengths = (roots, lengths) if rows is None else (roots[rows], lengths[rows])
+        return Certified(value, self.energy[:, None] * roots + posterior.eps * self.reach[:, None] * lengths)
+
+    def to(self, other: "NetworkProbe") -> Certified:
+        value = self.gradients.T @ other.solution.value + self.solution.value.T @ other.solution.left
+        return Certified(value, self._error(other))
+
+    def _error(self, other: "NetworkProbe") -> Tensor:
+        eps = self.posterior.eps
+        rounding = eps * (self.length[:, None] * other.reach + self.reach[:, None] * other.length)
+        return self.energy[:, None] * other.energy + rounding
+
+    def toward(self, look: Look) -> Certified:
+        look, found = look.double(), []
+        for some in look.split(self.posterior._step()):
+            gradients = self.posterior.gradients(some)
+            bound = self.energy[:, None] + self.posterior.eps * self.reach[:, None]
+            found.append(Certified(self.solution.value.T @ gradients, bound * gradients.norm(dim=0)))
+        return Certified(*(torch.cat(part, dim=1) for part in zip(*found, strict=True)))
+
+
+__all__ = ["NetworkField", "NetworkProbe"]
