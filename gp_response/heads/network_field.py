@@ -7,7 +7,7 @@ Products of two solves are corrected by the residual of one, so that their error
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 from gp_response.data import Dataset
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_rows import NetworkRows
+from gp_response.heads.network_system import NetworkSystem
+from gp_response.heads.prior_evidence import PriorChoice
 from gp_response.heads.tangent_kernel import TangentKernel
 from gp_response.heads.tangent_map import require_slopes
 from gp_response.kernels.look import Look
@@ -39,11 +41,28 @@ class NetworkField(Posterior):
         self.model, self.data = model, data
         self.beta, self.solver, self.noise = model.beta, model.solver, model.noise
         self.rows: NetworkRows = model.rows(data)
-        self.system = model.system(data, float(self._size()), self.floor)
-        self.factor: Factor = model.solver.factor(self.system)
         self.move: Solution | None = None  # of the whitened parameters, where their mean is not θ*
+        self.prior_choice: PriorChoice | None = None  # where the evidence chose the prior's precision
 
-    floor = 1.0  # lower bound of the eigenvalues of B
+    @property
+    def floor(self) -> float:
+        """Lower bound of the eigenvalues of B."""
+        return self.system.floor
+
+    @cached_property
+    def system(self) -> NetworkSystem:
+        """B, by its products."""
+        return self.model.system(self.data, float(self._size()))
+
+    @cached_property
+    def factor(self) -> Factor:
+        """B, as the solver has prepared it."""
+        return self.model.solver.factor(self.system)
+
+    def settled(self) -> Self:
+        """Itself, with the solver prepared, so that what cannot be solved is refused now."""
+        _ = self.factor
+        return self
 
     def _size(self) -> Tensor:
         """Bound on the trace of the whitened curvature, 0-dim."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
+from gp_response.heads.network_curvature import curvature_of
 from gp_response.heads.network_rows import NetworkRows
 from gp_response.heads.network_system import NetworkSystem
 from gp_response.heads.tangent_map import TangentMap
@@ -21,8 +22,7 @@ class NetworkModel:
         tangent: the linearised network.
         precision: Λ₀, localising precision included, 0-dim or (P,) float64.
         likelihood: of a row given its outputs.
-        curvature: makes G from data, `curvature(model, data)`.
-        kind: "ggn", "hessian" or "fisher".
+        kind: of curvature, "ggn", "hessian" or "fisher".
         beta: inverse temperature.
         solver: with `factor(system)`.
         batch: rows swept together; None: as `NetworkRows` has it.
@@ -31,7 +31,6 @@ class NetworkModel:
     tangent: TangentMap
     precision: Tensor
     likelihood: Likelihood
-    curvature: Any
     kind: str
     beta: float
     solver: Any
@@ -52,9 +51,19 @@ class NetworkModel:
     def rows(self, data: Dataset) -> NetworkRows:
         return NetworkRows(self.tangent, data.train.x, self.root, batch=self.batch)
 
-    def system(self, data: Dataset, size: float, floor: float | None) -> NetworkSystem:
-        """The whitened precision of the parameters given data; `size` bounds the trace of its part from data."""
-        return NetworkSystem(self.curvature(self, data), self.root, size=size, floor=floor)
+    def curvature(self, data: Dataset) -> Any:
+        """Of the data's loss at θ*, as an operator (P, P)."""
+        network, inputs = self.tangent.network, self.tangent.inputs
+        return curvature_of(network, inputs, data, self.likelihood, self.kind, beta=self.beta, batch=self.batch)
+
+    def system(self, data: Dataset, size: float) -> NetworkSystem:
+        """The whitened precision of the parameters given data; `size` bounds the trace of its part from data.
+
+        Raises:
+            SolverError: it is not positive definite, as may be for the Hessian.
+        """
+        system = NetworkSystem(self.curvature(data), self.root, size=size)
+        return system if self.kind != "hessian" else system.with_floor()
 
 
 __all__ = ["NetworkModel"]

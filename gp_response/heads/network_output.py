@@ -49,7 +49,7 @@ class OneOutput(NetworkField):
     @cached_property
     def row_roots(self) -> Tensor:
         """Bound on `√S_ii` of every row, (n,): by its own observation, or its prior."""
-        if self.model.kind == "hessian":
+        if self.model.kind == "hessian":  # the rest may take precision away
             return super().row_roots
         return torch.minimum(super().row_roots, self.precisions.clamp_min(1e-300).rsqrt())
 

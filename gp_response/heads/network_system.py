@@ -5,8 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError
+from gp_response.errors import InputError, SolverError
+from gp_response.linalg.lanczos import Lanczos
 from gp_response.linalg.system import ROUNDING
+
+DENSE, STEPS = 3000, 60  # parameters up to which eigenvalues are had whole, and Lanczos steps beyond
+MARGIN = 0.99
 
 
 class NetworkSystem:
@@ -16,15 +20,30 @@ class NetworkSystem:
         curvature: G, (P, P), with `matmat`, of dtype float64 or float32.
         root: Λ₀^½, 0-dim or (P,) float64.
         size: bound on the trace of `Λ₀^-½ |G| Λ₀^-½`, of which rounding of products is a part.
-        floor: a lower bound of the eigenvalues of B.
     """
 
-    def __init__(self, curvature: Any, root: Tensor, *, size: float, floor: float | None = 1.0):
-        self.curvature, self.floor = curvature, floor
+    def __init__(self, curvature: Any, root: Tensor, *, size: float):
+        self.curvature, self.floor = curvature, 1.0
         self.root = root if root.ndim == 0 else root[:, None]
         self.n, self.device, self.dtype = curvature.shape[0], curvature.device, curvature.dtype
         self.shift = torch.ones(self.n, dtype=torch.float64, device=self.device)
         self.off = ROUNDING * torch.finfo(self.dtype).eps * (1.0 + size)
+
+    def with_floor(self) -> "NetworkSystem":
+        """The same for a G that may be indefinite: the floor is the lowest eigenvalue for few parameters, else the lowest Ritz
+        value less its residual, which misses an eigenvalue only where a random vector does.
+
+        Raises:
+            SolverError: an eigenvalue is not positive.
+        """
+        lowest = _lowest(self)
+        if not lowest > self.off:
+            raise SolverError(
+                f"the posterior precision is not positive definite: the Hessian takes {1.0 - lowest:.3g} times the prior "
+                'precision away along some direction; use a larger prior_precision or localise, or curvature="ggn"'
+            )
+        self.floor = MARGIN * lowest
+        return self
 
     def within(self, v: Tensor) -> Tensor:
         """`(B - 1) v` for v (P, t), in the dtype of v."""
@@ -55,6 +74,19 @@ class NetworkSystem:
         matrix = 0.5 * (matrix + matrix.T)
         matrix.diagonal().add_(1.0)
         return matrix.to(dtype)
+
+
+def _lowest(system: NetworkSystem) -> float:
+    if system.n <= DENSE:
+        return float(torch.linalg.eigvalsh(system.dense(torch.float64))[0])
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(system.n, 1, generator=generator, dtype=torch.float64).to(system.device)
+    run = Lanczos(system.product, start, most=STEPS)
+    while not run.exhausted:
+        run.step()
+    matrix = torch.diag(run.diagonal[0]) + torch.diag(run.beside[0, :-1], 1) + torch.diag(run.beside[0, :-1], -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    return float(values[0] - run.beside[0, -1] * vectors[-1, 0].abs())
 
 
 __all__ = ["NetworkSystem"]
