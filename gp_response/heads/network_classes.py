@@ -13,7 +13,8 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.class_points import with_classes
 from gp_response.heads.network_model import NetworkModel
-from gp_response.heads.network_field import NetworkField, NetworkProbe
+from gp_response.heads.network_field import NetworkField
+from gp_response.heads.network_probe import NetworkProbe
 from gp_response.heads.several_classes import SeveralClasses
 from gp_response.kernels.look import Look
 from gp_response.likelihoods import Categorical
@@ -55,10 +56,9 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
         return with_classes(self.data.train.x, self.classes)
 
     def probe(self, x: Tensor | Look) -> NetworkProbe:
-        look = self.look(x)
-        if look.direction is not None:
+        if isinstance(x, Look) and x.direction is not None:
             raise InputError("slopes are not here for several classes; use value or contrast")
-        return NetworkProbe(self, look)
+        return super().probe(x)
 
     def blocks(self, probe: Any) -> Tensor:
         c, p = self.classes, len(probe.points)

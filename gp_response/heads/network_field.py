@@ -14,7 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
+from gp_response.heads.bracket_probe import BracketProbe
 from gp_response.heads.network_model import NetworkModel
+from gp_response.heads.network_probe import NetworkProbe
 from gp_response.heads.network_rows import NetworkRows
 from gp_response.heads.network_system import NetworkSystem
 from gp_response.heads.prior_evidence import PriorChoice
@@ -22,11 +24,13 @@ from gp_response.heads.tangent_kernel import TangentKernel
 from gp_response.heads.tangent_map import require_slopes
 from gp_response.kernels.look import Look
 from gp_response.linalg.blocks import block_size, byte_budget
+from gp_response.linalg.bracket import Coordinates
 from gp_response.linalg.system import ROUNDING
-from gp_response.posterior import Certified, Posterior, Probe
-from gp_response.solvers import Factor, Solution
+from gp_response.posterior import Certified, Posterior
+from gp_response.solvers import Factor, FactoredLanczos, Solution
 
 COPIES = 8  # of the gradient of a point while it is looked from
+TANGENTS = 16  # directions swept together
 
 
 class NetworkField(Posterior):
@@ -79,10 +83,10 @@ class NetworkField(Posterior):
         tangent = self.model.tangent
         return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs)
 
-    def probe(self, x: Tensor | Look) -> "NetworkProbe":
+    def probe(self, x: Tensor | Look) -> NetworkProbe:
         look = self.look(x)
         require_slopes(self.model.tangent, look)
-        return NetworkProbe(self, look)
+        return BracketProbe(self, look) if isinstance(self.factor, FactoredLanczos) else NetworkProbe(self, look)
 
     def gradients(self, look: Look) -> Tensor:
         """Whitened gradients of readings, (P, p) float64."""
@@ -120,6 +124,15 @@ class NetworkField(Posterior):
         """Bound on `√S_ii` of every row and output, (n C,)."""
         return self.rows.lengths / self.floor**0.5
 
+    @cached_property
+    def row_coordinates(self) -> Coordinates:
+        """Coordinates of the gradients of all rows and outputs in the Krylov basis of `Lanczos()`, by one sweep."""
+        assert isinstance(self.factor, FactoredLanczos)
+        basis = self.factor.bracket.basis
+        every = torch.eye(basis.m, dtype=torch.float64, device=self.rows.x.device)
+        low = [self.rows.spread(basis.lift(some.T)).flatten(0, 1).T for some in every.split(TANGENTS)]
+        return Coordinates(torch.cat(low), self.rows.lengths.square())
+
     @property
     def parts(self) -> list[Any]:
         model = self.model
@@ -152,59 +165,4 @@ class NetworkField(Posterior):
         return block_size(COPIES * 8 * self.model.tangent.count, byte_budget(None, x.device), most=256)
 
 
-class NetworkProbe(Probe):
-    """p readings of a linearised network: their whitened gradients and `z = B⁻¹ g`, (P, p) each."""
-
-    def __init__(self, posterior: Any, look: Look):
-        self.posterior, self.look = posterior, look.double()
-        self.gradients = posterior.gradients(self.look)
-        self.solution = posterior.factor.solve(self.gradients)
-        self.converged = self.solution.converged
-        self.length, self.reach = self.gradients.norm(dim=0), self.solution.value.norm(dim=0)
-        # Rounded gradients move the solution, too.
-        self.energy = posterior.energy(self.solution) + posterior.eps * self.length
-        self.mean = self._mean()
-        drop = (self.gradients * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
-        self.variance = Certified(drop.clamp_min(0.0), self._error(self).diagonal().clone())
-
-    def _mean(self) -> Certified:
-        posterior = self.posterior
-        value = self.look.of(posterior.model.tangent.value).detach().double()
-        # A network's output is rounded as if each of its parameters were.
-        error = posterior.eps * (value.abs() + self.length * posterior.origin_length)
-        if posterior.move is None:
-            return Certified(value, error)
-        move = posterior.move
-        value = value + self.gradients.T @ move.value[:, 0] + self.solution.value.T @ move.left[:, 0]
-        rounding = posterior.eps * (self.length * move.value.norm() + self.reach * move.left.norm())
-        return Certified(value, error + self.energy * posterior.energy(move) + rounding)
-
-    def to_train(self, rows: Tensor | None = None) -> Certified:
-        posterior = self.posterior
-        if rows is None:
-            value = posterior.rows.spread(self.solution.value).flatten(0, 1).T
-        else:
-            value = posterior.rows.at(self.solution.value, rows).T
-        roots, lengths = posterior.row_roots, posterior.rows.lengths
-        roots, lengths = (roots, lengths) if rows is None else (roots[rows], lengths[rows])
-        return Certified(value, self.energy[:, None] * roots + posterior.eps * self.reach[:, None] * lengths)
-
-    def to(self, other: "NetworkProbe") -> Certified:
-        value = self.gradients.T @ other.solution.value + self.solution.value.T @ other.solution.left
-        return Certified(value, self._error(other))
-
-    def _error(self, other: "NetworkProbe") -> Tensor:
-        eps = self.posterior.eps
-        rounding = eps * (self.length[:, None] * other.reach + self.reach[:, None] * other.length)
-        return self.energy[:, None] * other.energy + rounding
-
-    def toward(self, look: Look) -> Certified:
-        look, found = look.double(), []
-        for some in look.split(self.posterior._step()):
-            gradients = self.posterior.gradients(some)
-            bound = self.energy[:, None] + self.posterior.eps * self.reach[:, None]
-            found.append(Certified(self.solution.value.T @ gradients, bound * gradients.norm(dim=0)))
-        return Certified(*(torch.cat(part, dim=1) for part in zip(*found, strict=True)))
-
-
-__all__ = ["NetworkField", "NetworkProbe"]
+__all__ = ["NetworkField"]

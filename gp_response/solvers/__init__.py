@@ -4,8 +4,10 @@ from gp_response.solvers.choice import default_solver
 from gp_response.solvers.dense import Dense
 from gp_response.solvers.direct import Cholesky, FactoredCholesky
 from gp_response.solvers.iterative import CG, FactoredCG
+from gp_response.solvers.lanczos import FactoredLanczos, Lanczos
 from gp_response.solvers.solution import Factor, Solution, Solver
 
 __all__ = [
-    "CG", "Cholesky", "Dense", "Factor", "FactoredCG", "FactoredCholesky", "Solution", "Solver", "default_solver",
+    "CG", "Cholesky", "Dense", "Factor", "FactoredCG", "FactoredCholesky", "FactoredLanczos", "Lanczos", "Solution",
+    "Solver", "default_solver",
 ]  # fmt: skip
