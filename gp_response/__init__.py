@@ -13,11 +13,14 @@ from gp_response.heads import (
     SGPR,
     SVGP,
     Exact,
+    TangentKernel,
+    TangentMean,
     Trace,
     Training,
     choose_inducing,
     from_gpytorch,
     head_from_gpytorch,
+    laplace,
     split_features,
 )
 from gp_response.kernels import (
@@ -108,7 +111,7 @@ from gp_response.response import (
     variance,
     waic,
 )
-from gp_response.solvers import CG, Cholesky, Solution
+from gp_response.solvers import CG, Cholesky, Dense, Lanczos, Solution
 
 __version__ = "0.1.0"
 
@@ -136,6 +139,7 @@ __all__ = [
     "Constant",
     "DataError",
     "Dataset",
+    "Dense",
     "DotKernel",
     "Eigenmodes",
     "Encoder",
@@ -148,6 +152,7 @@ __all__ = [
     "InformationCriteria",
     "InputError",
     "Kernel",
+    "Lanczos",
     "LeaveOneOut",
     "Likelihood",
     "Linear",
@@ -180,6 +185,8 @@ __all__ = [
     "Sum",
     "Susceptibility",
     "TotalSusceptibility",
+    "TangentKernel",
+    "TangentMean",
     "Trace",
     "Training",
     "UnitBox",
@@ -202,6 +209,7 @@ __all__ = [
     "insert",
     "jackknife_covariance",
     "kernels",
+    "laplace",
     "learning_coefficient",
     "leave_one_out",
     "load",

@@ -6,6 +6,9 @@ In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and rea
 Products of two solves are corrected by the residual of one, so that their error is the product of two.
 """
 
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,7 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
+from gp_response.errors import InputError
 from gp_response.heads.bracket_probe import BracketProbe
+from gp_response.heads.groups import Groups, groups_of, layers, masks
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
 from gp_response.heads.network_rows import NetworkRows
@@ -47,6 +52,18 @@ class NetworkField(Posterior):
         self.rows: NetworkRows = model.rows(data)
         self.move: Solution | None = None  # of the whitened parameters, where their mean is not θ*
         self.prior_choice: PriorChoice | None = None  # where the evidence chose the prior's precision
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Groups of parameters, the components of the linearised network: its layers, or those of `grouped`."""
+        return layers(self.model.tangent.network)
+
+    def grouped(self, groups: Mapping[str, Any]) -> Self:
+        """The same posterior with other components, `{name: parameters}`; see `gr.component`, `gr.restrict`, `gr.structural`."""
+        other = copy.copy(self)
+        other.groups = groups_of(self.model.tangent.network, groups)
+        other.__dict__.pop("kernel", None)
+        return other
 
     @property
     def floor(self) -> float:
@@ -81,7 +98,7 @@ class NetworkField(Posterior):
     def kernel(self) -> TangentKernel:
         """The tangent kernel; for names of its hyperparameters."""
         tangent = self.model.tangent
-        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs)
+        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs, groups=self.groups)
 
     def probe(self, x: Tensor | Look) -> NetworkProbe:
         look = self.look(x)
@@ -89,9 +106,16 @@ class NetworkField(Posterior):
         return BracketProbe(self, look) if isinstance(self.factor, FactoredLanczos) else NetworkProbe(self, look)
 
     def gradients(self, look: Look) -> Tensor:
-        """Whitened gradients of readings, (P, p) float64."""
-        found = look.double().of(lambda z: self.model.tangent.gradient(z).T)
-        return self.rows._over(found.detach().double())
+        """Whitened gradients of readings, (P, p) float64; those of a component see its own parameters alone."""
+        whole = replace(look.double(), component=None)
+        found = self.rows.whiten(whole.of(lambda z: self.model.tangent.gradient(z).T).detach().double())
+        if look.component is None:
+            return found
+        return found * masks(self.model.tangent.network, self.groups)[:, look.component.to(found.device)]
+
+    def at_origin(self, look: Look) -> Tensor:
+        """Readings of the network at θ*, (p,) float64; components are zero there."""
+        return look.double().start(self.model.tangent.value).detach().double()
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """`S_jj` of training rows (k,), one solve each."""
@@ -147,13 +171,20 @@ class NetworkField(Posterior):
 
     def mean_of(self, look: Look) -> Certified:
         look = look.double()
-        value, gradients = look.of(self.model.tangent.value).detach().double(), self.gradients(look)
+        value, gradients = self.at_origin(look), self.gradients(look)
         length = gradients.norm(dim=0)
         error = self.eps * (value.abs() + length * self.origin_length)
+        if look.component is not None:
+            value, error = value - gradients.T @ self.pull, error + self.eps * length * self.pull.norm()
         if self.move is None:
             return Certified(value, error)
         moved, lost = self.move.value[:, 0], self.energy(self.move) + self.eps * self.move.value.norm()
         return Certified(value + gradients.T @ moved, error + length / self.floor**0.5 * lost)
+
+    @property
+    def pull(self) -> Tensor:
+        """`Λ₀(θ₀ - θ*)` whitened, (P,), where outputs are one; from where components are counted."""
+        raise InputError("components are not here for several classes; use restrict(posterior, parameters)")
 
     @cached_property
     def origin_length(self) -> Tensor:

@@ -42,7 +42,7 @@ class NetworkSystem:
                 f"the posterior precision is not positive definite: the Hessian takes {1.0 - lowest:.3g} times the prior "
                 'precision away along some direction; use a larger prior_precision or localise, or curvature="ggn"'
             )
-        self.floor = MARGIN * lowest
+        self.floor = min(1.0, MARGIN * lowest)
         return self
 
     def within(self, v: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gp_response.curvature import Network
 from gp_response.errors import InputError
+from gp_response.heads.groups import Groups, layers
 from gp_response.heads.tangent_map import Inputs, TangentMap
 from gp_response.kernels import DotKernel
 
@@ -21,6 +23,7 @@ class TangentKernel(DotKernel):
         network: with one output, of n rows (n, d).
         prior_precision: Λ₀, a positive number, which is then a hyperparameter, or its diagonal (P,).
         inputs: what the module takes for a row; None: the row itself.
+        groups: of parameters, the terms of which the field is a sum; None: the layers.
 
     Raises:
         InputError: prior_precision is not positive, or of another length.
@@ -28,14 +31,17 @@ class TangentKernel(DotKernel):
 
     settings = ("parameters",)
 
-    def __init__(self, network: Any, prior_precision: float | Tensor = 1.0, *, inputs: Inputs | None = None) -> None:
+    def __init__(
+        self, network: Network, prior_precision: float | Tensor = 1.0, *, inputs: Inputs | None = None,
+        groups: Groups | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(lengthscale=None, outputscale=None)
         precision = torch.as_tensor(prior_precision, dtype=torch.float64).to(network.device)
         if precision.numel() not in (1, network.count) or not bool(((precision > 0) & precision.isfinite()).all()):
             raise InputError(
                 f"prior_precision of shape {tuple(precision.shape)}; expected a positive number or ({network.count},) of them"
             )
-        self.inputs, self.network = inputs, network
+        self.inputs, self.network, self.groups = inputs, network, layers(network) if groups is None else groups
         if precision.numel() == 1:
             self.register_positive("prior_precision", precision.reshape(()))
         else:
@@ -44,14 +50,22 @@ class TangentKernel(DotKernel):
         self.register_buffer("origin", network.origin.detach())
         self.register_buffer("held", _held(network))
 
-    @property
-    def parameters_used(self) -> int:
-        """P."""
-        return self.network.count
-
     def coordinates(self, x: Tensor) -> Tensor:
         tangent = TangentMap(self.network, self.inputs or Inputs(tuple(x.shape[-1:])))
         return tangent.gradient(x).to(x) / self.prior_precision.to(x).sqrt()
+
+    def component_names(self) -> list[str]:
+        """The groups: `J Λ₀⁻¹ Jᵀ` is a sum over parameters."""
+        return list(self.groups) if len(self.groups) > 1 else super().component_names()
+
+    def part(self, component: int) -> "TangentKernel":
+        self.component_names()
+        names = list(self.groups.values())[component]
+        precision = self.prior_precision.detach()
+        if precision.numel() > 1:
+            parts = self.network.tree(precision)
+            precision = torch.cat([parts[name].reshape(-1) for name in self.network.names if name in names])
+        return TangentKernel(self.network.narrowed(names), precision, inputs=self.inputs)
 
     def profile(self, s: Any) -> Any:
         return s
@@ -78,11 +92,9 @@ class TangentMean(nn.Module):
         return (self.tangent.value(x) + self.tangent.moved(x, self.move)).to(x)
 
 
-def _held(network: Any) -> Tensor:
+def _held(network: Network) -> Tensor:
     """The module's other numbers, flat."""
-    names = set(network.names)
-    state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
-    kept = [t.detach().double().reshape(-1) for name, t in state.items() if name not in names]
+    kept = [t.detach().double().reshape(-1) for t in network.held.values()]
     return torch.cat(kept) if kept else network.origin.new_zeros(0)
 
 
