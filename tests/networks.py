@@ -1,5 +1,7 @@
 """Small networks and their posteriors written out as matrices, against which `gr.laplace` is held."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
@@ -11,7 +13,7 @@ def mlp(*widths: int, seed: int = 0) -> nn.Module:
     """A tanh network in float64."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for a, b in zip(widths[:-1], widths[1:], strict=True):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers[:-1]).double()
 
@@ -28,7 +30,9 @@ def covariance(net: nn.Module, data: Dataset, x: Tensor, *, noise: float, prior:
     inside, outside = jacobian(net, data.train.x)[:, 0], jacobian(net, x)[:, 0]
     known = 0.0 if data.train.noise is None else data.train.noise
     weight = beta * data.train.weights / (noise + known)
-    precision = inside.T @ (weight[:, None] * inside) + torch.diag(torch.as_tensor(prior).double().expand(inside.shape[1]))
+    precision = inside.T @ (weight[:, None] * inside) + torch.diag(
+        torch.as_tensor(prior).double().expand(inside.shape[1])
+    )
     return outside @ torch.linalg.solve(precision, outside.T)
 
 

@@ -151,7 +151,9 @@ def test_float32_networks_are_computed_in_float64():
     net = mlp(3, 8, 1).float()
     data = DATA.to(dtype=torch.float32)
     found = gr.laplace(net, data, likelihood=gr.Gaussian(0.2))
-    exact = covariance(mlp(3, 8, 1).float().double(), data.to(dtype=torch.float64), X.float().double(), noise=0.2, prior=1.0, beta=1.0)
+    exact = covariance(
+        mlp(3, 8, 1).float().double(), data.to(dtype=torch.float64), X.float().double(), noise=0.2, prior=1.0, beta=1.0
+    )
     probe = found.probe(X)
     assert found.cov(X).dtype == torch.float32
     torch.testing.assert_close(probe.to(probe).value, exact, rtol=1e-7, atol=1e-9)
@@ -199,7 +201,9 @@ def test_the_hessian_may_be_indefinite_and_its_precision_not():
     with pytest.raises(gr.SolverError, match="not positive definite"):
         gr.laplace(NET, bad, likelihood=gr.Gaussian(0.02), prior_precision=1e-3, curvature="hessian")
     found = gr.laplace(NET, DATA, likelihood=gr.Gaussian(0.2), prior_precision=1e3, curvature="hessian")
-    hessian = torch.autograd.functional.hessian(lambda v: energy(v, DATA), torch.nn.utils.parameters_to_vector(NET.parameters()).detach())
+    hessian = torch.autograd.functional.hessian(
+        lambda v: energy(v, DATA), torch.nn.utils.parameters_to_vector(NET.parameters()).detach()
+    )
     precision = hessian + 1e3 * torch.eye(31).double()
     rows = jacobian(NET, X)[:, 0]
     torch.testing.assert_close(found.cov(X), rows @ torch.linalg.solve(precision, rows.T), rtol=1e-9, atol=1e-13)
@@ -215,7 +219,7 @@ def energy(vector, data):
 
 
 def test_a_response_under_the_hessian_is_that_of_the_retrained_network():
-    """The optimum of the network's own loss, prior included, moves by the Hessian: implicit differentiation, checked by retraining."""
+    """The optimum of the network's own loss, prior included, moves by the Hessian."""
     net = mlp(3, 4, 1, seed=3)
     start = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
 

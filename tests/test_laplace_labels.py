@@ -63,9 +63,7 @@ def test_sites_by_conjugate_gradients_are_those_of_the_factor():
 
 def test_fluctuations_of_sites_are_those_of_the_process():
     found = sites("bernoulli")
-    one, other = (
-        gr.fluctuation(p, gr.loss(X, Y), gr.reweight()).matrix for p in (found, found.head.condition(LABELS))
-    )
+    one, other = (gr.fluctuation(p, gr.loss(X, Y), gr.reweight()).matrix for p in (found, found.head.condition(LABELS)))
     torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
@@ -121,11 +119,18 @@ class Classifier(torch.nn.Module):
 @pytest.mark.parametrize("solver", [gr.Dense(), gr.CG(tolerance=1e-10)])
 def test_a_head_on_features_is_the_process_of_classes_on_them(solver):
     before = features()
-    process = gr.Exact(gr.Linear(lengthscale=1.0).on(before), likelihood=gr.Categorical(CLASSES), beta=1.2).condition(CLASSED)
+    process = gr.Exact(gr.Linear(lengthscale=1.0).on(before), likelihood=gr.Categorical(CLASSES), beta=1.2).condition(
+        CLASSED
+    )
     phi = before(CLASSED.train.x).detach()
     weights = torch.linalg.lstsq(phi, process.mean(CLASSED.train.x)).solution.T
     found = gr.laplace(
-        Classifier(before, weights), CLASSED, likelihood=gr.Categorical(CLASSES), parameters="head", beta=1.2, solver=solver
+        Classifier(before, weights),
+        CLASSED,
+        likelihood=gr.Categorical(CLASSES),
+        parameters="head",
+        beta=1.2,
+        solver=solver,
     )
     torch.testing.assert_close(found.mean(X), process.mean(X), rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(found.cov(X), process.cov(X), rtol=1e-7, atol=1e-8)

@@ -13,16 +13,19 @@ from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.laplace_solver import chosen_solver
 from gp_response.heads.network_classes import NetworkClassPosterior
 from gp_response.heads.network_model import NetworkModel
+from gp_response.heads.network_output import OneOutput
 from gp_response.heads.network_posterior import NetworkPosterior
 from gp_response.heads.network_sites import NetworkSites
-from gp_response.heads.prior_evidence import PriorChoice, prior_by_evidence
+from gp_response.heads.prior_evidence import prior_by_evidence
 from gp_response.heads.tangent_map import Inputs, TangentMap
 from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.linalg.memory import free_bytes
 from gp_response.solvers import Cholesky
 
 KINDS = ("ggn", "hessian", "fisher")
-DOUBLED = 64  # vectors of the parameters' length in float64 that must fit where a float32 network is computed in float64
+DOUBLED = (
+    64  # vectors of the parameters' length in float64 that must fit where a float32 network is computed in float64
+)
 
 
 def laplace(
@@ -105,7 +108,9 @@ def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_
             "gr.Gaussian(noise=0.1) or gr.Categorical(10)"
         )
     if not likelihood.concave:
-        raise InputError(f"{likelihood!r} takes precision away from rows far off, which laplace does not follow; use gr.Exact")
+        raise InputError(
+            f"{likelihood!r} takes precision away from rows far off, which laplace does not follow; use gr.Exact"
+        )
     if curvature not in KINDS:
         raise unknown_name("curvature", str(curvature), KINDS)
     if not 0.0 < float(beta) < float("inf") or not 0.0 <= float(localise) < float("inf"):
@@ -149,11 +154,11 @@ def _precision(value: Any, network: Network) -> Tensor:
 def _posterior(model: NetworkModel, data: Dataset) -> Any:
     if isinstance(model.likelihood, Categorical):
         return NetworkClassPosterior(model, data).settled()
-    if not isinstance(model.likelihood, Gaussian):
-        return NetworkSites(model, data).settled()
-    posterior = NetworkPosterior(model, data)
+    kind = NetworkPosterior if isinstance(model.likelihood, Gaussian) else NetworkSites
+    posterior: OneOutput = kind(model, data)
     if not isinstance(model.solver, Cholesky):
         return posterior.settled()
+    posterior.head.solver = model.solver
     found = posterior.head.condition(data)
     found.head = posterior.head
     return found

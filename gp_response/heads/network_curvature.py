@@ -25,7 +25,14 @@ class Curv:  # TEMPORARY until the operators are merged
 
 
 def curvature_of(
-    network: Network, inputs: Inputs, data: Dataset, likelihood: Likelihood, kind: str, *, beta: float, batch: int | None
+    network: Network,
+    inputs: Inputs,
+    data: Dataset,
+    likelihood: Likelihood,
+    kind: str,
+    *,
+    beta: float,
+    batch: int | None,
 ):
     """`β Σ ρ_i ∇²ℓ_i` or what stands for it, as an operator (P, P); known noise of rows is folded into their weights."""
     t = data.train
@@ -38,8 +45,9 @@ def curvature_of(
         h = lambda at, J: w[at][:, None, None] * J
     elif isinstance(likelihood, Categorical):
         p = torch.softmax(out, -1)
-        h = lambda at, J: w[at][:, None, None] * (
-            p[at][..., None] * J - p[at][..., None] * (p[at][..., None] * J).sum(1, keepdim=True)
+        h = lambda at, J: (
+            w[at][:, None, None]
+            * (p[at][..., None] * J - p[at][..., None] * (p[at][..., None] * J).sum(1, keepdim=True))
         )
     else:
         hh = -likelihood.slopes(out[:, 0], t.y.to(out)).second

@@ -1,9 +1,9 @@
 """The Gaussian posterior of a linearised network, read in the space of its parameters; its covariance is never formed.
 
-In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one solve
-`z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ is off by
-`g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it, `S_ii <= σ_i²/(βρ_i)`.
-Products of two solves are corrected by the residual of one, so that their error is the product of two.
+In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one
+solve `z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ
+is off by `g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it,
+`S_ii <= σ_i²/(βρ_i)`. Products of two solves are corrected by the residual of one, so that their error is the product of two.
 """
 
 import copy
@@ -118,7 +118,9 @@ class NetworkField(Posterior):
         return look.double().start(self.model.tangent.value).detach().double()
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
-        """`S_jj` of training rows (k,), one solve each."""
+        """`S_jj` of training rows (k,): one solve each, or none where `Lanczos()` brackets them all."""
+        if isinstance(self.factor, FactoredLanczos):
+            return self._bracketed_variance(self.factor, rows)
         value, error, converged = [], [], []
         for some in tqdm(rows.split(self._step()), desc="own variances", disable=not progress, leave=False):
             probe = self.probe(self.row_points[some])
@@ -126,6 +128,14 @@ class NetworkField(Posterior):
             error.append(probe.variance.error)
             converged.append(probe.converged)
         return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
+
+    def _bracketed_variance(self, factor: FactoredLanczos, rows: Tensor) -> tuple[Certified, Tensor]:
+        whole = self.row_coordinates
+        low, high = factor.bracket.diagonal(Coordinates(whole.low[:, rows], whole.square[rows]))
+        high = torch.maximum(low, torch.minimum(high, self.row_roots[rows].square()))
+        rounding = 2.0 * self.eps * whole.square[rows] / self.floor
+        found = Certified(0.5 * (low + high), 0.5 * (high - low) + rounding)
+        return found, found.error <= factor.solver.tolerance * found.value
 
     def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """As for any posterior; among few rows by products of two solves, whose errors are products of two."""

@@ -4,6 +4,7 @@ With a Gaussian prior of precision Λ₀ and centre θ₀ the linearised network
 `m(x) = f(x; θ*) + J(x)(θ₀ - θ*)` and covariance `k(x, x') = J(x) Λ₀⁻¹ J(x')ᵀ` (Jacot et al. 2018; Khan et al. 2019).
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from gp_response.curvature import Network
 from gp_response.errors import InputError
-from gp_response.heads.groups import Groups, layers
+from gp_response.heads.groups import Groups, layers, masks
 from gp_response.heads.tangent_map import Inputs, TangentMap
 from gp_response.kernels import DotKernel
 
@@ -36,6 +37,7 @@ class TangentKernel(DotKernel):
         groups: Groups | None = None,
     ) -> None:  # fmt: skip
         super().__init__(lengthscale=None, outputscale=None)
+        self.place: Tensor | None = None  # of a part's parameters among those that have a precision each
         precision = torch.as_tensor(prior_precision, dtype=torch.float64).to(network.device)
         if precision.numel() not in (1, network.count) or not bool(((precision > 0) & precision.isfinite()).all()):
             raise InputError(
@@ -52,7 +54,10 @@ class TangentKernel(DotKernel):
 
     def coordinates(self, x: Tensor) -> Tensor:
         tangent = TangentMap(self.network, self.inputs or Inputs(tuple(x.shape[-1:])))
-        return tangent.gradient(x).to(x) / self.prior_precision.to(x).sqrt()
+        precision = self.prior_precision.to(x)
+        if self.place is not None and precision.numel() > 1:
+            precision = precision[self.place]
+        return tangent.gradient(x).to(x) / precision.sqrt()
 
     def component_names(self) -> list[str]:
         """The groups: `J Λ₀⁻¹ Jᵀ` is a sum over parameters."""
@@ -60,12 +65,12 @@ class TangentKernel(DotKernel):
 
     def part(self, component: int) -> "TangentKernel":
         self.component_names()
-        names = list(self.groups.values())[component]
-        precision = self.prior_precision.detach()
-        if precision.numel() > 1:
-            parts = self.network.tree(precision)
-            precision = torch.cat([parts[name].reshape(-1) for name in self.network.names if name in names])
-        return TangentKernel(self.network.narrowed(names), precision, inputs=self.inputs)
+        name, names = list(self.groups.items())[component]
+        place = masks(self.network, {name: names})[:, 0].nonzero().flatten()
+        inner = {"network": self.network.narrowed(names), "groups": {name: names}, "place": place}
+        other = copy.copy(self)  # of the same hyperparameter
+        other.__dict__ = {**self.__dict__, **inner}
+        return other
 
     def profile(self, s: Any) -> Any:
         return s
@@ -86,6 +91,7 @@ class TangentMean(nn.Module):
     def __init__(self, tangent: TangentMap, move: Tensor) -> None:
         super().__init__()
         self.tangent = tangent
+        self.move: Tensor
         self.register_buffer("move", move.detach().double())
 
     def forward(self, x: Tensor) -> Tensor:

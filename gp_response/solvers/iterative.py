@@ -90,7 +90,7 @@ class CG:
 
     def solve(self, matrix: Tensor | LinearOperator | System, rhs: Tensor, *, guess: Tensor | None = None) -> Solution:
         """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t), from a guess of B's shape."""
-        return self.factor(matrix).solve(rhs, guess=guess)
+        return FactoredCG(self, as_system(matrix)).solve(rhs, guess=guess)
 
     def ranks_for(self, n: int) -> tuple[int, int]:
         """Rank of the preconditioner, and the most it may grow to where much of the matrix is left.
