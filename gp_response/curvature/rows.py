@@ -10,7 +10,6 @@ from torch import Tensor
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 
-Labelled: TypeAlias = Dataset | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +41,17 @@ class Rows:
         )
 
 
+Labelled: TypeAlias = Dataset | tuple[Tensor, Tensor] | Rows
+
+
 def labelled_rows(data: Labelled) -> Rows:
-    """The training rows of a Dataset with their weights, or a pair (x, y) with weights one.
+    """The training rows of a Dataset with their weights, or a pair (x, y) with weights one; rows as they are.
 
     Raises:
         InputError: no data, a pair of different lengths, or a Dataset whose observations have noise of their own.
     """
+    if isinstance(data, Rows):
+        return data
     if isinstance(data, Dataset):
         if data.train.noise is not None:
             raise InputError(

@@ -12,6 +12,7 @@ from gp_response.errors import InputError, unknown_name
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.laplace_solver import chosen_solver
 from gp_response.heads.network_classes import NetworkClassPosterior
+from gp_response.heads.network_curvature import KINDS
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_output import OneOutput
 from gp_response.heads.network_posterior import NetworkPosterior
@@ -22,7 +23,6 @@ from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.linalg.memory import free_bytes
 from gp_response.solvers import Cholesky
 
-KINDS = ("ggn", "hessian", "fisher")
 DOUBLED = (
     64  # vectors of the parameters' length in float64 that must fit where a float32 network is computed in float64
 )
@@ -57,8 +57,9 @@ def laplace(
         parameters: "all", "head" (the last layer), names, patterns, or a callable; see `gr.select`. The others stay as they are.
         prior_precision: Λ₀, a number or (P,); "evidence" takes the number at the maximum of the evidence of a prior around zero.
         localise: γ, a further precision around the trained parameters themselves (Lau et al. 2023); no part of the evidence.
-        curvature: "ggn"; "hessian", which need not be positive, so that only first-order responses are those of a refit and
-            too little prior precision is an error; or "fisher".
+        curvature: "ggn"; "hessian", by which the network's own optimum moves: means then answer as the network would when
+            trained again, to first order, variances and finite changes do not, and too little prior precision is an error;
+            or "fisher", which for these likelihoods is the same as "ggn".
         solver: `Dense()`, `CG()`, `Lanczos()`; `Cholesky()` is function space, a system of the n rows. None chooses by size.
             What was used is `posterior.solver`.
         beta: inverse temperature.
@@ -113,6 +114,8 @@ def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_
         )
     if curvature not in KINDS:
         raise unknown_name("curvature", str(curvature), KINDS)
+    if curvature != "ggn" and not isinstance(likelihood, Gaussian | Categorical):
+        raise InputError(f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"')
     if not 0.0 < float(beta) < float("inf") or not 0.0 <= float(localise) < float("inf"):
         raise InputError(f"laplace(beta={beta!r}, localise={localise!r}): expected beta > 0 and localise >= 0, finite")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
