@@ -2,11 +2,14 @@
 
 import itertools
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from gp_response.data import Dataset
+
+EXTENDED = 500  # parameters
 
 
 def mlp(*widths: int, seed: int = 0) -> nn.Module:
@@ -30,10 +33,20 @@ def covariance(net: nn.Module, data: Dataset, x: Tensor, *, noise: float, prior:
     inside, outside = jacobian(net, data.train.x)[:, 0], jacobian(net, x)[:, 0]
     known = 0.0 if data.train.noise is None else data.train.noise
     weight = beta * data.train.weights / (noise + known)
-    precision = inside.T @ (weight[:, None] * inside) + torch.diag(
-        torch.as_tensor(prior).double().expand(inside.shape[1])
-    )
-    return outside @ torch.linalg.solve(precision, outside.T)
+    return solved(inside, weight, torch.as_tensor(prior).double().expand(inside.shape[1]), outside)
 
 
-__all__ = ["covariance", "jacobian", "mlp"]
+def solved(inside: Tensor, weight: Tensor, prior: Tensor, outside: Tensor) -> Tensor:
+    """`J_* (JᵀWJ + Λ₀)⁻¹ J_*ᵀ`, refined in extended precision, which few parameters afford."""
+    precision = inside.T @ (weight[:, None] * inside) + torch.diag(prior)
+    value = torch.linalg.solve(precision, outside.T)
+    if inside.shape[1] > EXTENDED:
+        return outside @ value
+    j, w, d, right, x = (part.numpy().astype(numpy.longdouble) for part in (inside, weight, prior, outside.T, value))
+    for _ in range(2):
+        left = right - j.T @ (w[:, None] * (j @ x)) - d[:, None] * x
+        x = x + torch.linalg.solve(precision, torch.from_numpy(left.astype(float))).numpy()
+    return torch.from_numpy((right.T @ x).astype(float))
+
+
+__all__ = ["covariance", "jacobian", "mlp", "solved"]

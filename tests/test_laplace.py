@@ -21,7 +21,7 @@ def posterior(**options):
     )
 
 
-@pytest.mark.parametrize("widths", [(3, 6, 1), (3, 20, 20, 1), (3, 60, 60, 1)])
+@pytest.mark.parametrize("widths", [(3, 6, 1), (3, 20, 20, 1), (3, 40, 40, 1)])
 @pytest.mark.parametrize("known", [False, True])
 def test_covariances_are_the_matrix_written_out(widths, known):
     net, data = mlp(*widths), example_data(n=40, known_noise=known)

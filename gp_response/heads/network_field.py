@@ -46,6 +46,10 @@ class NetworkField(Posterior):
         data: n training rows.
     """
 
+    full: Any = None  # what `gr.restrict` made it from, the number of its group there, and its name
+    which: int | None = None
+    name: str = ""
+
     def __init__(self, model: NetworkModel, data: Dataset):
         self.model, self.data = model, data
         self.beta, self.solver, self.noise = model.beta, model.solver, model.noise

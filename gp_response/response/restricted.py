@@ -55,10 +55,6 @@ class RestrictedPosterior(ExactPosterior):
             found.append(Certified(whole.value - part.value, whole.error + part.error + rounding))
         return Certified(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
-    def beside(self, x: Any, clamped: bool) -> Certified:
-        """What a component is read without, at x (p, d): its data have that taken off."""
-        return self.rest(x)
-
     def probe(self, x: Tensor | Look) -> ExactProbe:
         probe = super().probe(x)
         error = probe.mean.error + (probe.solution.value.abs() + probe.solution.error).T @ self._off

@@ -10,31 +10,11 @@ from gp_response.posterior import Certified
 from gp_response.response.component import Component
 
 
-class RestrictedNetwork:
-    """Mixed into a network's posterior: its parameters alone respond.
-
-    Attributes:
-        full: the posterior it restricts. which: number of the group, None for other parameters. name: of the group.
-    """
-
-    full: Any
-    which: int | None
-    name: str
-
-    def beside(self, x: Any, clamped: bool) -> Certified:
-        """What a component is read without, at x (p, d): nothing where it alone responds, as the rest is in the network's own
-        output, and in the full posterior the mean of all but the component."""
-        x = self.full.points(x)
-        if clamped:
-            zero = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-            return Certified(zero, zero)
-        whole = self.full.mean_of(self.full.look(x))
-        part = self.full.mean_of(self.full.look(Component(x, self.which).under(self.full).look()))
-        return Certified(whole.value - part.value, whole.error + part.error)
-
-
-def restricted_network(posterior: NetworkField, which: Any) -> Any:
+def restricted_network(posterior: Any, which: Any) -> Any:
     """The posterior of a group of parameters given the rest at θ*: the same data, prior, likelihood and solver.
+
+    It is one of a network like any other; `full` is the posterior it restricts, `which` the number of the group (None for
+    parameters that are none), and `name` that of the group.
 
     Args:
         which: number or name of a group (`posterior.groups`: layers), or any parameters as `gr.laplace` takes them.
@@ -47,10 +27,22 @@ def restricted_network(posterior: NetworkField, which: Any) -> Any:
     if number is not None and not 0 <= number < len(names):
         raise InputError(f"group {which!r}; there are {', '.join(names)}, numbers 0 to {len(names) - 1}")
     chosen = which if number is None else posterior.groups[names[number]]
-    kind = type(f"Restricted{type(posterior).__name__}", (RestrictedNetwork, type(posterior)), {})
-    found = kind(posterior.model.narrowed(chosen), posterior.data).settled()
+    found = type(posterior)(posterior.model.narrowed(chosen), posterior.data).settled()
     found.full, found.which, found.name = posterior, number, str(which) if number is None else names[number]
     return found
 
 
-__all__ = ["RestrictedNetwork", "restricted_network"]
+def beside(part: NetworkField, x: Any, clamped: bool) -> Certified:
+    """What a group is read without, at x (p, d): nothing where it alone responds, as the rest is in the network's own output,
+    and in the full posterior the mean of all but the group."""
+    full = part.full
+    x = full.points(x)
+    if clamped:
+        zero = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return Certified(zero, zero)
+    whole = full.mean_of(full.look(x))
+    mine = full.mean_of(full.look(Component(x, part.which).under(full).look()))
+    return Certified(whole.value - mine.value, whole.error + mine.error)
+
+
+__all__ = ["beside", "restricted_network"]

@@ -21,7 +21,8 @@ from gp_response.response.component import component_names
 from gp_response.response.observables import Loss, value
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import reweight
-from gp_response.response.restricted import restrict
+from gp_response.response.restricted import RestrictedPosterior, restrict
+from gp_response.response.restricted_network import beside
 from gp_response.response.result import Susceptibility
 from gp_response.response.susceptibility import susceptibility
 
@@ -85,7 +86,7 @@ def _means(part: Any, x: Tensor, perturbation: Perturbation, clamped: bool) -> S
 
 def _loss(part: Any, x: Tensor, y: Any, clamped: bool) -> tuple[ComponentLoss, Tensor]:
     """The mean loss as a function of the component, and what its labels are off by, (p,)."""
-    rest = part.beside(x, clamped)
+    rest = part.rest(x) if isinstance(part, RestrictedPosterior) else beside(part, x, clamped)
     labels = torch.as_tensor(y).to(rest.value)
     if labels.shape != rest.value.shape:
         raise InputError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from gp_response.errors import InputError
 from gp_response.linalg.bracket import Bracket
 from gp_response.linalg.deflated_cg import deflated_cg
-from gp_response.solvers.solution import Solution, as_columns, joined
+from gp_response.solvers.solution import Solution, as_columns, empty, joined
 
 RANK, BLOCK = 32, 8  # of the basis where nobody says
 
@@ -26,6 +26,8 @@ class DeflatedCG:
     def solve(self, rhs: Tensor) -> Solution:
         """`B⁻¹ rhs` for rhs (P, t), to `tolerance` relative in the norm of B, which `Solution.energy` bounds."""
         columns = as_columns(rhs, self.system.n).double()
+        if not columns.shape[1]:
+            return empty(columns)
         width = min(self.solver.block, self.system.n)
         return joined([self._block(some) for some in columns.split(width, dim=1)])
 

@@ -20,7 +20,7 @@ from gp_response.linalg.split_preconditioner import SplitPreconditioner
 from gp_response.linalg.system import System
 from gp_response.solvers.deflated import BLOCK, RANK, DeflatedCG
 from gp_response.solvers.lanczos import Lanczos, bracketed
-from gp_response.solvers.solution import Solution, as_columns, as_system, joined
+from gp_response.solvers.solution import Solution, as_columns, as_system, empty, joined
 
 PRECONDITIONERS = ("pivoted", "nystrom", "cholesky", "none")
 # A cycle is not asked for more than the precision can give; the next one starts from the residual it leaves.
@@ -138,7 +138,7 @@ class FactoredCG:
         guess = None if guess is None else as_columns(guess, self.system.n).double()
         blocks = torch.arange(columns.shape[1], device=columns.device).split(min(self.solver.block, self.system.n))
         parts = [self._block(columns[:, at].double(), None if guess is None else guess[:, at]) for at in blocks]
-        solution = joined(parts) if parts else _empty(columns.double())
+        solution = joined(parts) if parts else empty(columns.double())
         solution.diagnostics["seconds"] = time.perf_counter() - started
         if rhs.dtype != torch.float64:
             solution = solution.rounded(self.system, columns, self.solver.tolerance)
@@ -221,11 +221,6 @@ class FactoredCG:
             return known + (found.left.norm(dim=0) + found.rounding) / floor
         rest = self.preconditioner.whiten(found.left).norm(dim=0) * (1.0 + MARGIN)
         return known + self._leverage * (rest + self._sharpness.scattered(found.rounding, self.system.n))
-
-
-def _empty(rhs: Tensor) -> Solution:
-    none = rhs.new_zeros(0)
-    return Solution(rhs.clone(), none, 0, none.bool(), none, rhs.clone(), rhs.clone())
 
 
 __all__ = ["CG", "FactoredCG"]

@@ -117,4 +117,10 @@ def joined(parts: list[Solution]) -> Solution:
     return Solution(**whole, iterations=steps, diagnostics=diagnostics, energy=energy)
 
 
-__all__ = ["Factor", "Solution", "Solver", "as_columns", "as_system", "joined"]
+def empty(rhs: Tensor) -> Solution:
+    """Of no columns, (n, 0)."""
+    none = rhs.new_zeros(0)
+    return Solution(rhs.clone(), none, 0, none.bool(), none, rhs.clone(), rhs.clone(), energy=none)
+
+
+__all__ = ["Factor", "Solution", "Solver", "as_columns", "as_system", "empty", "joined"]
