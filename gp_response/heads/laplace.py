@@ -115,7 +115,9 @@ def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_
     if curvature not in KINDS:
         raise unknown_name("curvature", str(curvature), KINDS)
     if curvature != "ggn" and not isinstance(likelihood, Gaussian | Categorical):
-        raise InputError(f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"')
+        raise InputError(
+            f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"'
+        )
     if not 0.0 < float(beta) < float("inf") or not 0.0 <= float(localise) < float("inf"):
         raise InputError(f"laplace(beta={beta!r}, localise={localise!r}): expected beta > 0 and localise >= 0, finite")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
