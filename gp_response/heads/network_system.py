@@ -25,7 +25,7 @@ class NetworkSystem:
 
     def __init__(self, curvature: Any, root: Tensor, *, size: float):
         self.curvature, self.floor = curvature, 1.0
-        self.root = root if root.ndim == 0 else root[:, None]
+        self.root = (root if root.ndim == 0 else root[:, None]).to(curvature.dtype)
         self.n, self.device, self.dtype = curvature.shape[0], curvature.device, curvature.dtype
         self.shift = torch.ones(self.n, dtype=torch.float64, device=self.device)
         self.off = ROUNDING * torch.finfo(self.dtype).eps * (1.0 + size)
@@ -52,8 +52,8 @@ class NetworkSystem:
 
     def within(self, v: Tensor) -> Tensor:
         """`(B - 1) v` for v (P, t), in the dtype of v."""
-        inner = (v / self.root).to(self.dtype)
-        return (self.curvature.matmat(inner).to(self.root) / self.root).to(v)
+        # In the network's own precision throughout: a float32 network's vectors are long.
+        return (self.curvature.matmat(v.to(self.dtype) / self.root) / self.root).to(v)
 
     def product(self, v: Tensor) -> Tensor:
         return v + self.within(v)
