@@ -82,8 +82,8 @@ def laplace(
         TangentMap(network, inputs, several), one, likelihood, curvature, float(beta), solver, batch_size
     )
     choice = prior_by_evidence(model.curvature(data), network.origin) if prior_precision == "evidence" else None
-    precision = _precision(prior_precision if choice is None else choice.precision, network) + float(localise)
-    model = replace(model, precision=precision, solver=chosen_solver(solver, network.count, data, several))
+    prior = _precision(prior_precision if choice is None else choice.precision, network) + float(localise)
+    model = replace(model, precision=prior, solver=chosen_solver(solver, network.count, data, several))
     posterior = _posterior(model, data)
     posterior.prior_choice = choice
     return posterior
