@@ -273,6 +273,9 @@ def test_a_response_under_the_hessian_is_that_of_the_retrained_network():
         ({"parameters": "5"}, "5"),
         ({"solver": 3}, "expected Dense"),
         ({"batch_size": 0}, "integer of 1 or more"),
+        ({"precision": "float16"}, "unknown precision"),
+        ({"precision": "float32"}, "got a float64 network"),
+        ({"curvature": "hessian", "likelihood": gr.Poisson()}, "sites move"),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, message):
