@@ -112,7 +112,7 @@ def test_a_float32_computation_knows_its_rounding():
         probe = found.probe(X)
         inside = probe.to(probe)
         assert bool(((inside.value - exact).abs() <= inside.error).all())
-        assert float((inside.value - exact).abs().max()) <= 1e-3 * float(exact.diagonal().max())
+        assert float((inside.value - exact).abs().max()) <= 1e-2 * float(exact.diagonal().max())
 
 
 def test_a_basis_goes_on_from_its_checkpoint(tmp_path):

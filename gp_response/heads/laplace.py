@@ -77,6 +77,7 @@ def laplace(
     _check(likelihood, curvature, beta, localise, batch_size)
     assert likelihood is not None
     network = _in_precision(Network(net, parameters), precision)
+    data = data.to(device=network.device)
     _check_outputs(network, data, inputs, likelihood)
     several = likelihood.classes if isinstance(likelihood, Categorical) else None
     one = torch.ones((), dtype=torch.float64, device=network.device)
