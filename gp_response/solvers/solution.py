@@ -25,6 +25,7 @@ class Solution:
         left: `b - A v` itself, the shape of B, in float64.
         error: bound on `|v - A⁻¹b|` of every entry, the shape of B; inf where no lower bound of A is known.
         diagnostics: what was done: precisions, history of residuals, rank of the preconditioner, seconds.
+        energy: bound on `√(ρᵀA⁻¹ρ)` for the residual ρ per column, where more is known than `defect` says; else None.
     """
 
     value: Tensor
@@ -35,6 +36,7 @@ class Solution:
     left: Tensor
     error: Tensor
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    energy: Tensor | None = None
 
     def column(self) -> "Solution":
         """The only column, without its dimension."""
@@ -96,4 +98,29 @@ def as_columns(rhs: Tensor, n: int) -> Tensor:
     return columns
 
 
-__all__ = ["Factor", "Solution", "Solver", "as_columns", "as_system"]
+def joined(parts: list[Solution]) -> Solution:
+    """Solutions of some columns each as one."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = {
+        name: torch.cat([getattr(p, name) for p in parts], dim=-1)
+        for name in ("value", "residual", "converged", "defect", "left", "error")
+    }
+    diagnostics = {
+        "precision": [name for p in parts for name in p.diagnostics["precision"]],
+        "history": [size for p in parts for size in p.diagnostics["history"]],
+        "rank": parts[0].diagnostics["rank"],
+    }
+    known = [p.energy for p in parts if p.energy is not None]
+    energy = torch.cat(known) if len(known) == len(parts) else None
+    steps = sum(p.iterations for p in parts)
+    return Solution(**whole, iterations=steps, diagnostics=diagnostics, energy=energy)
+
+
+def empty(rhs: Tensor) -> Solution:
+    """Of no columns, (n, 0)."""
+    none = rhs.new_zeros(0)
+    return Solution(rhs.clone(), none, 0, none.bool(), none, rhs.clone(), rhs.clone(), energy=none)
+
+
+__all__ = ["Factor", "Solution", "Solver", "as_columns", "as_system", "empty", "joined"]
