@@ -110,27 +110,32 @@ def _by_sign(a: np.ndarray, b: np.ndarray) -> list[tuple[str, np.ndarray, dict[s
     ]
 
 
-def gap_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Gaps against M/N, inducing points a row, both logarithmic: by title of the panel, then name of the line.
+def gap_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    *,
+    x: str = "M/N",
+    y: str = "fluctuation–dissipation gap",
+) -> Figure:
+    """Gaps (y) against a size (x), both logarithmic: by title of the panel, then name of the line.
 
     Of more than three lines the second half is dashed, in the colours of the first.
     """
     if not panels or not all(panels.values()):
-        raise InputError("a panel without lines; give each at least one, as pairs (M/N, gap)")
+        raise InputError("a panel without lines; give each at least one, as pairs (size, gap)")
     with house_style():
         figure = Figure(figsize=(PAGE, 3.3), layout="constrained")
         rows = figure.subplots(1, len(panels), sharey=True, squeeze=False)
         for axes, (title, lines) in zip(rows[0], panels.items(), strict=True):
             for i, (name, pairs) in enumerate(lines.items()):
-                x, y = (finite(f"{title}, {name}", part) for part in zip(*pairs, strict=True))
+                sizes, gaps = (finite(f"{title}, {name}", part) for part in zip(*pairs, strict=True))
                 half = (len(lines) + 1) // 2 if len(lines) > 3 else len(lines)
                 style = {"linestyle": "-" if i < half else "--", "marker": MARKS[i % len(MARKS)], "ms": 3.0}
-                axes.plot(x, y, color=COLOURS[i % half % len(COLOURS)], label=name, **style)
+                axes.plot(sizes, gaps, color=COLOURS[i % half % len(COLOURS)], label=name, **style)
             for which in ("x", "y"):
                 log_axis(axes, which)
-            axes.set(xlabel="M/N", title=title)
+            axes.set(xlabel=x, title=title)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
-        rows[0][0].set_ylabel("fluctuation–dissipation gap")
+        rows[0][0].set_ylabel(y)
     return figure
 
 

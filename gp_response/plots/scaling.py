@@ -1,4 +1,4 @@
-"""Time and memory against the number of rows."""
+"""Time and memory against the size of a problem."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from gp_response.errors import InputError
 from gp_response.plots.canvas import MARKS, PAGE, Figure, colours, house_style, log_axis
 
 
-def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, str]) -> Figure:
-    """Seconds and memory against the number of rows, one line a method, both axes logarithmic.
+def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, str], x: str = "rows") -> Figure:
+    """Seconds and memory against the number of rows (or of what x says), one line a method, both axes logarithmic.
 
     records: each with "method", "n", "seconds" and "memory_bytes". names: what methods are called, in their order.
     """
@@ -30,10 +30,15 @@ def scaling_wall(records: Sequence[Mapping[str, Any]], *, names: Mapping[str, st
             log_axis(axes, "y")
             axes.set_xscale("log", base=2)
             sizes = sorted({r["n"] for r in records})
-            axes.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=30)
-            axes.set(xlabel="rows", ylabel=label)
+            axes.set_xticks(sizes, [_short(n) for n in sizes], rotation=30)
+            axes.set(xlabel=x, ylabel=label)
         figure.legend(loc="outside right center")
     return figure
+
+
+def _short(n: float) -> str:
+    """12,060 as it is, from a hundred thousand on in two digits."""
+    return f"{n:,}" if n < 10**5 else f"{n / 10**6:.2g} M"
 
 
 __all__ = ["scaling_wall"]

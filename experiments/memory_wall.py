@@ -1,0 +1,153 @@
+"""The memory wall: what the response of a network of P parameters costs, by a dense curvature and without one.
+
+Claim: a dense curvature takes 8 P² bytes and more, and ends at some ten thousand parameters on this machine; the Lanczos path takes
+a few dozen vectors of P numbers, and runs for a transformer of 22.6 million parameters on real sentences on a CPU.
+
+Each run is one way and one network: networks (tanh, two equal hidden layers) on 512 rows of elevators, or `network=minilm`, a
+published sentence encoder fine-tuned on 256 rated film reviews. Measured: seconds to prepare the posterior and to have the
+responses of 4 predictions to all training rows, and the growth of the process's peak memory from where the trained network was
+there. `vectors`: that growth in vectors of P float32 numbers. `width`: median half width of the interval of the response over its
+own typical size.
+
+ways: dense (gr.Dense), laplace-torch (its full Laplace, where the package is installed: pip install laplace-torch==0.3; it has no
+responses, so that only its preparation is measured), lanczos (gr.Lanczos(32)), cg (gr.CG(1e-4), deflated by a basis of 32).
+
+Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
+Cost: seconds to minutes each on one thread; minilm up to half an hour, 8 GiB.
+Expected: dense beyond 10,000 parameters is refused; lanczos below 60 `vectors` at a million parameters and more.
+
+Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; for minilm see experiments/bottleneck.py.
+"""
+
+import importlib
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from _language import fine_tuned, rated
+from torch import nn
+
+import gp_response as gr
+from gp_response.plots import save, scaling_wall
+from gp_response.provenance import peak_memory
+from gp_response.report import number
+
+WAYS = ("dense", "laplace-torch", "lanczos", "cg")
+GRID = {
+    "way": ["dense", "lanczos", "cg"],
+    "network": ["1e3", "3e3", "1e4", "1e5", "1e6", "1e7", "minilm"],
+}
+SMOKE = {"way": "lanczos", "network": "1e3", "rows": 64, "steps": 5}
+NAMES = {
+    "dense": "dense", "laplace-torch": "dense, laplace-torch", "lanczos": "Lanczos, rank 32", "cg": "conjugate gradients",
+}  # fmt: skip
+NOISE = 0.1
+
+
+def main(
+    way: str = "lanczos",
+    network: str = "1e5",
+    rows: int = 512,
+    rank: int = 32,
+    steps: int = 100,
+    prior: float = 10.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """One way and one network.
+
+    network: about how many parameters, or "minilm" (whose rows are 256). steps: of training. prior: precision of the weights.
+    """
+    if way not in WAYS:
+        raise gr.InputError(f"way={way!r}; expected one of {', '.join(WAYS)}")
+    net, x, y, test = case(network, rows, steps, seed)
+    count = sum(p.numel() for p in net.parameters())
+    made: dict[str, Any] = {"way": way, "network": network, "parameters": count, "rows": len(x)}
+    before, started = peak_memory(), time.perf_counter()
+    try:
+        done = peer(net, x, y) if way == "laplace-torch" else ours(way, net, x, y, test, rank, prior)
+    except (gr.InputError, MemoryError, RuntimeError) as error:  # torch's word for memory that cannot be had
+        return {**made, "refused": str(error).splitlines()[0][:200]}
+    grown = peak_memory() - before
+    return {
+        **made, **done, "seconds": time.perf_counter() - started, "grown_bytes": grown, "vectors": grown / (4 * count),
+    }  # fmt: skip
+
+
+def case(network: str, rows: int, steps: int, seed: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
+    if network == "minilm":
+        at = rated("movie", min(rows, 256), 4, seed)
+        return fine_tuned("movie", at, steps=steps // 4, rate=2e-5, seed=seed), at.x, at.y, at.test_x
+    data = gr.load("elevators", split=0, dtype=torch.float32)
+    x, y = data.train.x[:rows], data.train.y[:rows]
+    width = round((-(data.dim + 3) + ((data.dim + 3) ** 2 + 4 * float(network)) ** 0.5) / 2)
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Linear(data.dim, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+    )  # fmt: skip
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (net(x)[:, 0] - y).square().mean().backward()
+        optimiser.step()
+    optimiser.zero_grad()
+    return net.eval(), x, y, data.test.x[:4]
+
+
+def ours(
+    way: str, net: nn.Module, x: torch.Tensor, y: torch.Tensor, test: torch.Tensor, rank: int, prior: float
+) -> dict[str, Any]:
+    solver = {
+        "dense": gr.Dense(), "lanczos": gr.Lanczos(rank=rank, tolerance=0.999), "cg": gr.CG(tolerance=1e-4, rank=rank)
+    }[way]  # fmt: skip
+    started = time.perf_counter()
+    posterior = gr.laplace(
+        net, (x, y), likelihood=gr.Gaussian(noise=NOISE), prior_precision=prior, solver=solver,
+        precision=None if way == "dense" else "float32",
+    )  # fmt: skip
+    prepared = time.perf_counter() - started
+    asked = gr.value(test.reshape(len(test), -1).to(posterior.data.train.x))
+    chi = gr.susceptibility(posterior, asked, gr.reweight())
+    typical = float(chi.matrix.square().mean().sqrt())
+    return {
+        "prepare_seconds": prepared, "response_seconds": time.perf_counter() - started - prepared,
+        "width": float(chi.error.median()) / typical, "converged": bool(chi.converged), "typical": typical,
+    }  # fmt: skip
+
+
+def peer(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
+    if importlib.util.find_spec("laplace") is None:
+        raise gr.InputError("laplace-torch is not installed: pip install laplace-torch==0.3, without torchvision")
+    library = importlib.import_module("laplace")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y[:, None]), batch_size=len(x))
+    fitted = library.Laplace(
+        net, "regression", subset_of_weights="all", hessian_structure="full", sigma_noise=NOISE**0.5
+    )
+    fitted.fit(loader)
+    _ = fitted.posterior_covariance
+    return {}
+
+
+def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
+    """Memory against parameters for each way, and the numbers."""
+    full = [r["result"] for r in results if r["result"]["rows"] > 64]
+    done = [f for f in full if "refused" not in f]
+    if not done:
+        return {}
+    records = [
+        {"method": f["way"], "n": f["parameters"], "seconds": f["seconds"], "memory_bytes": f["grown_bytes"]} for f in done
+    ]  # fmt: skip
+    save(scaling_wall(records, names=NAMES, x="parameters"), figures / "memory-wall.pdf")
+    big = [f for f in done if f["network"] == "minilm" and f["way"] == "lanczos"]
+    made = {
+        "WallDense": f"{max((f['parameters'] for f in done if f['way'] == 'dense'), default=0):,}".replace(",", r"\,"),
+    }  # fmt: skip
+    if big:
+        made |= {
+            "WallMinilmMinutes": number(big[0]["seconds"] / 60, digits=2),
+            "WallMinilmGib": number(big[0]["grown_bytes"] / 2**30, digits=2),
+            "WallMinilmVectors": number(big[0]["vectors"], digits=2),
+            "WallMinilmParameters": number(big[0]["parameters"] / 1e6, digits=3),
+        }  # fmt: skip
+    return made
