@@ -36,13 +36,14 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = nn.functional.scaled_dot_product_attention(*self.project(x).chunk(3, dim=-1))
+        heads = self.project(x)[:, None].chunk(3, dim=-1)
+        z = nn.functional.scaled_dot_product_attention(*heads)[:, 0]
         z = z + self.multihead(z, z, z, need_weights=False)[0]
         return self.out(z.mean(dim=1))[:, 0]
 
 
 class Recurrent(nn.Module):
-    """Has no forward mode."""
+    """Has no forward mode in float32."""
 
     def __init__(self):
         super().__init__()
@@ -126,7 +127,9 @@ CASES = {
         Tied, words(5), {gr.Categorical(11): counts(11, 5)}, ["encoder.layers.1", lambda name, p: p.ndim == 1, "unembed.weight"]
     ),
     "attention": Case(Attention, points(5, 3), {gr.Gaussian(noise=0.3): reals(), gr.Poisson(): counts(3)}),
-    "recurrent": Case(Recurrent, points(5, 3), {gr.Categorical(2): counts(2, 5, ignored=True), gr.Gaussian(noise=0.5): reals(5, 2)}),
+    "recurrent": Case(
+        Recurrent, points(5, 3), {gr.Categorical(2): counts(2, 5, ignored=True), gr.Gaussian(noise=0.5): reals(5, 2)}
+    ),
 }  # fmt: skip
 PAIRS = [(name, likelihood) for name, case in CASES.items() for likelihood in case.labels]
 
