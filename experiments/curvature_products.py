@@ -143,7 +143,7 @@ def curvlinops_product(
         return None
     labels = y.reshape(-1, 1) if net == "mlp" else y
     loss = nn.MSELoss(reduction="sum") if net == "mlp" else nn.CrossEntropyLoss(reduction="sum")
-    scale = 0.5 / float(likelihood.noise) if net == "mlp" else 1.0
+    scale = 0.5 / likelihood.noise.item() if net == "mlp" else 1.0
     data = [
         (a, b.flatten() if net != "mlp" else b)
         for a, b in zip(x.split(batch_size), labels.split(batch_size), strict=True)
