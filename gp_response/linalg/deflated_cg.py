@@ -126,7 +126,9 @@ class _Solve:
         """Columns that are done ride along as zeros."""
         scale = torch.where(found.converged | (found.residual == 0), 0.0, 1.0 / left.norm(dim=0).clamp_min(1e-300))
         target = AIM * self.tolerance * found.variance.sqrt() / found.energy.clamp_min(1e-300)
-        floor = torch.where(found.variance > 0, target.clamp(FLOOR[self.work], 1.0), max(self.tolerance**2, FLOOR[self.work]))
+        floor = torch.where(
+            found.variance > 0, target.clamp(FLOOR[self.work], 1.0), max(self.tolerance**2, FLOOR[self.work])
+        )
         block = (left * scale).to(self.work)
         goal = Goal(torch.zeros_like(scale), torch.zeros_like(scale, dtype=torch.bool), torch.zeros_like(block), 0.0)
 
@@ -161,7 +163,13 @@ class _Solve:
 
 
 def estimate_logdet(
-    product: Product, bracket: Bracket, *, probes: int = 8, most: int = 20, seed: int = 0, precision: torch.dtype | None = None
+    product: Product,
+    bracket: Bracket,
+    *,
+    probes: int = 8,
+    most: int = 20,
+    seed: int = 0,
+    precision: torch.dtype | None = None,
 ) -> Estimate:
     """`log det(A + 1)` by stochastic Lanczos quadrature on what the basis leaves of it.
 
