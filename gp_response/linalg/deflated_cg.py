@@ -35,6 +35,7 @@ class Deflated:
         variance: `gᵀ(A + 1)⁻¹g` from below. spread: how much more it may be.
         converged: `energy <= tolerance · variance^½`.
         iterations: products with blocks.
+        left: `g - (A + 1)z`, (n, t) float64.
     """
 
     value: Tensor
@@ -44,6 +45,7 @@ class Deflated:
     spread: Tensor
     converged: Tensor
     iterations: int
+    left: Tensor
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class _Solve:
         upper = torch.minimum(own + off + energy.square(), self.known[1])
         residual = left.norm(dim=0) / torch.where(size > 0, size, 1.0)
         converged = energy <= self.tolerance * lower.sqrt()
-        return Deflated(value, residual, energy, lower, (upper - lower).clamp_min(0.0), converged, iterations)
+        return Deflated(value, residual, energy, lower, (upper - lower).clamp_min(0.0), converged, iterations, left)
 
 
 def estimate_logdet(
