@@ -10,11 +10,11 @@ there. `vectors`: that growth in vectors of P float32 numbers. `width`: median h
 own typical size.
 
 ways: dense (gr.Dense), laplace-torch (its full Laplace, where the package is installed: pip install laplace-torch==0.3; it has no
-responses, so that only its preparation is measured), lanczos (gr.Lanczos(32)), cg (gr.CG(1e-4), deflated by a basis of 32).
+responses, so that only its preparation is measured), lanczos (gr.Lanczos(32, block=1)), cg (gr.CG(1e-4), deflated by a basis of 32).
 
 Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
 Cost: seconds to minutes each on one thread; minilm up to half an hour, 8 GiB.
-Expected: dense beyond 10,000 parameters is refused; lanczos below 60 `vectors` at a million parameters and more.
+Expected: dense beyond 10,000 parameters is refused; lanczos below 60 `vectors` at a million parameters and more (its basis is 33).
 
 Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; for minilm see experiments/bottleneck.py.
 """
@@ -99,7 +99,7 @@ def ours(
     way: str, net: nn.Module, x: torch.Tensor, y: torch.Tensor, test: torch.Tensor, rank: int, prior: float
 ) -> dict[str, Any]:
     solver = {
-        "dense": gr.Dense(), "lanczos": gr.Lanczos(rank=rank, tolerance=0.999), "cg": gr.CG(tolerance=1e-4, rank=rank)
+        "dense": gr.Dense(), "lanczos": gr.Lanczos(rank=rank, block=1, tolerance=0.999), "cg": gr.CG(tolerance=1e-4, rank=rank)
     }[way]  # fmt: skip
     started = time.perf_counter()
     posterior = gr.laplace(

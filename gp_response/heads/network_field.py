@@ -22,12 +22,13 @@ from gp_response.heads.bracket_probe import BracketProbe
 from gp_response.heads.groups import Groups, groups_of, layers, masks
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
-from gp_response.heads.network_rows import NetworkRows
+from gp_response.heads.network_rows import AT_ONCE, COPIES, NetworkRows
 from gp_response.heads.network_system import NetworkSystem
 from gp_response.heads.prior_evidence import PriorChoice
 from gp_response.heads.tangent_kernel import TangentKernel
 from gp_response.heads.tangent_map import require_slopes
 from gp_response.kernels.look import Look
+from gp_response.linalg.blocks import block_size
 from gp_response.linalg.bracket import Coordinates
 from gp_response.linalg.system import ROUNDING
 from gp_response.posterior import Certified, Posterior
@@ -173,7 +174,9 @@ class NetworkField(Posterior):
         assert isinstance(self.factor, FactoredLanczos)
         basis = self.factor.bracket.basis
         every = torch.eye(basis.m, dtype=torch.float64, device=self.rows.x.device)
-        low = [self.rows.spread(basis.lift(some.T)).flatten(0, 1).T for some in every.split(TANGENTS)]
+        step = block_size(COPIES * 8 * basis.n, AT_ONCE, most=TANGENTS)
+        dtype = self.model.tangent.network.dtype
+        low = [self.rows.spread(basis.lift(some.T, dtype)).flatten(0, 1).T for some in every.split(step)]
         return Coordinates(torch.cat(low), self.rows.lengths.square())
 
     @property

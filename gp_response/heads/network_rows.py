@@ -12,6 +12,7 @@ from gp_response.linalg.blocks import block_size, byte_budget
 
 BATCH = 512  # rows swept together where nobody says
 COPIES = 4  # of the gradients of some rows while they are computed
+AT_ONCE = 2**28  # bytes of gradients that are worth computing together
 
 
 class NetworkRows:
@@ -56,7 +57,8 @@ class NetworkRows:
 
     def gradients(self, points: Tensor) -> Iterator[Tensor]:
         """Whitened gradients of readings at points, a block (b, P) of them at a time."""
-        step = block_size(COPIES * 8 * self.tangent.count, byte_budget(None, points.device), most=self.batch)
+        room = min(AT_ONCE, byte_budget(None, points.device))
+        step = block_size(COPIES * 8 * self.tangent.count, room, most=self.batch)
         return (self.tangent.gradient(some).double() / self.root for some in points.split(step))
 
     @cached_property
