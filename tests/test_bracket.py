@@ -70,11 +70,11 @@ def test_intervals_cover_every_entry():
 def test_an_indefinite_operator_needs_a_floor():
     with pytest.raises(SolverError, match=r"an eigenvalue of -5 or less.*no minimum"):
         bracket(matrix("indefinite"), N)
-    a = rotated(torch.linspace(-0.4, 20.0, N))
+    a = rotated(torch.linspace(-0.4, 20.0, N, dtype=torch.float64))
     with pytest.raises(SolverError, match="Give floor="):
         bracket(a, 60)
     for storage in STORAGE:
-        found = bracket(a, 40, 2, storage, floor=0.4)
+        found = bracket(a, 40, 2, storage, floor=0.4 + 1e-9)
         assert least(inverse(a) - found.lower(EYE)) >= -1e-12
         assert least(found.upper(EYE) - inverse(a)) >= -1e-12
         logdet = float(torch.linalg.slogdet(a + EYE).logabsdet)

@@ -57,7 +57,8 @@ class Recurrence:
 
     @classmethod
     def empty(cls, rounding: float, device: torch.device | str) -> "Recurrence":
-        return cls(*(torch.zeros(0, 0, dtype=torch.float64, device=device) for _ in range(4)), rounding=rounding)
+        matrix, coupling, gram, left = torch.zeros(4, 0, 0, dtype=torch.float64, device=device)
+        return cls(matrix, coupling, gram, left, rounding)
 
     @property
     def k(self) -> int:
