@@ -218,7 +218,8 @@ def test_patterns_and_regimes_read_it():
     ours, theirs = posterior(), posterior().head.condition(DATA)
     target = torch.tensor([0.05, 0.0, 0.0, 0.0]).double()
     weights = [
-        gr.pattern(gr.susceptibility(p, gr.value(X), gr.reweight()), target, bounds=(0, 3)).weights for p in (ours, theirs)
+        gr.pattern(gr.susceptibility(p, gr.value(X), gr.reweight()), target, bounds=(0, 3)).weights
+        for p in (ours, theirs)
     ]
     torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-8)
     modes = [gr.influence(p).eigenmodes(3).values for p in (ours, theirs)]
