@@ -88,10 +88,10 @@ class Network:
         names = tuple(name for name in select(self.module, parameters) if name in self.names)
         if not names:
             raise InputError(f"parameters={parameters!r} are none of the {len(self.names)} tensors chosen before")
-        parts, other = self.tree(self.origin), copy(self)
-        other.names, other.shapes = names, tuple(parts[name].shape for name in names)
-        other.origin = torch.cat([parts[name].reshape(-1) for name in names])
-        other._fixed = {**self._fixed, **{name: part.clone() for name, part in parts.items() if name not in names}}
+        other = copy(self)
+        other.names, other.shapes = names, tuple(self.parts[name].shape for name in names)
+        other.parts = {name: self.parts[name] for name in names}
+        other._fixed = {**self._fixed, **{name: part for name, part in self.parts.items() if name not in names}}
         other._mode = None
         return other
 
