@@ -49,6 +49,10 @@ class Crew(ABC):
     def stop(self) -> None:
         """End every worker. Their claims go stale, nothing else is left of them."""
 
+    def finish(self) -> None:
+        """The work is done: end what would not end by itself."""
+        self.stop()
+
     def note(self) -> str:
         """A few words on the workers, for the progress line."""
         return ""
@@ -59,7 +63,7 @@ class Crew(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.finish() if kind is None else self.stop()
 
 
 def cores() -> int:

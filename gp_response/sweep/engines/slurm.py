@@ -28,7 +28,7 @@ class Shift:
 
     def __call__(self) -> int:
         words = command(Path(self.plan), parent=os.getpid())
-        return subprocess.run(words, env={**os.environ, **environment(self.threads)}, check=True).returncode
+        return subprocess.run(words, env={**os.environ, **environment(self.threads)}, check=False).returncode
 
     def checkpoint(self) -> Any:
         return library().helpers.DelayedSubmission(self)
@@ -88,6 +88,10 @@ class SlurmCrew(Crew):
 
     def stop(self) -> None:
         subprocess.run(["scancel", "--quiet", "--name", self.name], check=False)
+
+    def finish(self) -> None:
+        """Jobs that wait are not needed any more; those that run see that all is done."""
+        subprocess.run(["scancel", "--quiet", "--state", "PENDING", "--name", self.name], check=False)
 
     def note(self) -> str:
         return f"{self.seen} jobs"
