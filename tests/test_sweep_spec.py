@@ -42,7 +42,7 @@ def bowl(tmp_path):
         ("rate=1e-4..0.1", Range(1e-4, 0.1)),
         ("rate=log:1e-4..1e-1", Range(1e-4, 0.1, log=True)),
         ("rank=log:4..256", Range(4, 256, log=True, whole=True)),
-        ("rate=.5,1", (0.5, 1.0)),
+        ("rate=0.5,1", (0.5, 1.0)),
         ("sizes=[1,2],[3]", ([1, 2], [3])),
         ("flag=true,false", (True, False)),
         ("kernel=a..b", ("a..b",)),
@@ -77,7 +77,9 @@ def test_a_wrong_axis_is_one_clear_line(bowl, word, message):
 def test_a_grid_has_every_combination_once_and_complete(bowl):
     configs = Spec({"kernel": "rbf,matern32", "rank": [1, 2, 2]}, seeds=2).configs(bowl)
     assert len(configs) == 8
-    assert {(c["kernel"], c["rank"], c["seed"]) for c in configs} == {(k, r, s) for k in ("rbf", "matern32") for r in (1, 2) for s in (0, 1)}
+    assert {(c["kernel"], c["rank"], c["seed"]) for c in configs} == {
+        (k, r, s) for k in ("rbf", "matern32") for r in (1, 2) for s in (0, 1)
+    }
     assert all(c.keys() == bowl.defaults.keys() for c in configs)
 
 
@@ -144,7 +146,9 @@ def test_files_and_python_ask_for_the_same(bowl, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     experiment, spec, rest = sweep.read_spec(tmp_path / name)
     assert (experiment, rest) == ("bowl", {"workers": 2})
-    assert spec.configs(bowl) == Spec({"kernel": "rbf,matern32", "seed": "0..1", "rate": "0.5"}, search="zip").configs(bowl)
+    assert spec.configs(bowl) == Spec({"kernel": "rbf,matern32", "seed": "0..1", "rate": "0.5"}, search="zip").configs(
+        bowl
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ def propose(
     """
     x = torch.tensor([space.encode(point) for point, _ in seen], dtype=torch.float64)
     y = torch.tensor([value for _, value in seen], dtype=torch.float64)
-    posterior = Exact(Matern52(ard=x.shape[1], lengthscale=0.5), noise=0.01).fit(
-        dataset(x, y), training=Training(progress=False)
-    )
-    model = to_botorch(posterior)
+    y = (y - y.mean()) / y.std().clamp_min(1e-12 + 1e-9 * float(y.abs().max()))
+    # The codes lie in the unit cube already; the model is to be asked in these units.
+    head = Exact(Matern52(ard=x.shape[1], lengthscale=0.5), noise=1e-3)
+    model = to_botorch(head.fit(dataset(x, y, standardise=False), training=Training(progress=False)))
     chosen: list[dict[str, Any]] = []
     for _ in range(count):
         known = [point for point, _ in seen] + list(waiting) + chosen

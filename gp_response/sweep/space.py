@@ -155,6 +155,7 @@ def _axis(experiment: Experiment, name: str, what: Any) -> Axis:
 
 def _range(experiment: Experiment, name: str, *, low: float, high: float, log: bool = False) -> Range:
     whole = isinstance(configure(experiment, {name: low})[name], int)
+    low, high = (configure(experiment, {name: end})[name] for end in (low, high))
     return Range(low, high, log, whole)
 
 
