@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 def other_process(folder, source):
     """Code in a process of its own, with `claims` on the folder; what it prints."""
-    code = f"import sys, time, os\nfrom gp_response.claims import Claims\nclaims = Claims({str(folder)!r})\n{textwrap.dedent(source)}"
+    code = f"from gp_response.claims import Claims\nclaims = Claims({str(folder)!r})\n{textwrap.dedent(source)}"
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

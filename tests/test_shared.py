@@ -113,7 +113,7 @@ def test_an_archive_begun_by_two_at_once_is_one(tmp_path, monkeypatch):
 
 
 def test_sharing_needs_an_archive():
+    names: dict = {}
+    exec(ASK, names)
     with pytest.raises(gr.InputError, match="needs out="):
-        names: dict = {}
-        exec(ASK, names)
         gr.susceptibility(*names["ask"], share=True)

@@ -1,6 +1,6 @@
 """Two hundred runs, killed five times at random moments, on every engine; and the same numbers on two nodes as in one process.
 
-SLURM's tests need its commands and root (see slurm_cluster.py) and submitit, Ray's need Ray; each is skipped where they are not there.
+SLURM's tests need its commands, root and submitit (see slurm_cluster.py), Ray's need Ray; without these they are skipped.
 """
 
 import importlib.util

@@ -65,7 +65,7 @@ def test_an_array_stands_on_the_grid_of_what_varies(table):
     assert float(array.sel(kernel="rbf", rank=16, seed=2)) == float(row["rmse.test"].iloc[0])
     with pytest.raises(InputError, match="several runs have the same kernel"):
         sweep.to_xarray(table, "rmse.test", over=["kernel"])
-    with pytest.raises(InputError, match="did you mean 'rmse.test'"):
+    with pytest.raises(InputError, match=r"did you mean 'rmse\.test'"):
         sweep.to_xarray(table, "rmse.tst")
 
 

@@ -11,9 +11,9 @@ PAUSE = 0.2  # seconds between looks for blocks that others hold
 
 
 def shared(store: BlockStore, *, lease: float = LEASE) -> Iterator[int]:
-    """Blocks to compute here, each claimed; it must be written before the next one is asked for. Ends when none is pending anywhere.
+    """Blocks to compute here, each claimed; one must be written before the next is asked for. Ends when none is pending anywhere.
 
-    Where a claim is lost (this process slept through its lease) the block is computed twice, and written twice with the same numbers.
+    Where a claim is lost (this process slept through its lease) a block is computed twice, and written twice with the same numbers.
     """
     claims = Claims(store.path.with_name(f".{store.path.name}.claims"), lease=lease)
     while left := store.pending():

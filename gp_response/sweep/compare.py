@@ -26,7 +26,8 @@ def grouping(table: pd.DataFrame, rows: Sequence[str] | None, columns: str | Non
 def means(table: pd.DataFrame, values: Sequence[str], *, by: Sequence[str], level: float = 0.95) -> pd.DataFrame:
     """One row a group and value: the group, `value` (its name), `mean`, `half` (half the interval's width), `runs`.
 
-    The interval is Student's t over the group's runs, and NaN for a single run. A group with a value that is not finite has the mean NaN.
+    The interval is Student's t over the group's runs, and NaN for a single run. The mean is NaN
+    where a value of the group is not finite.
     """
     _check_level(level)
     found = []
@@ -53,7 +54,8 @@ def interval(numbers: np.ndarray, level: float) -> tuple[float, float]:
 def differences(table: pd.DataFrame, value: str, parameter: str, baseline: str, *, level: float = 0.95) -> pd.DataFrame:
     """Mean difference of each value of a parameter from the baseline's, over pairs of runs that agree in everything else.
 
-    Columns: the parameter, `difference`, `half`, `p` (paired t test, two-sided), `pairs`. Runs without a partner are left out, which `pairs` shows.
+    Columns: the parameter, `difference`, `half`, `p` (paired t test, two-sided), `pairs`. Runs without
+    a partner are left out, which `pairs` shows.
     Raises InputError where the baseline does not occur, or nothing can be paired.
     """
     _check_level(level)

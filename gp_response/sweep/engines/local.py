@@ -9,7 +9,7 @@ import torch
 from gp_response.errors import GPResponseError, InputError
 from gp_response.sweep.engines.crew import Crew, Resources, command, cores, environment
 
-MOST_DEATHS = 5  # of one worker in a row, each before it took a run
+MOST_DEATHS = 3  # of one worker in a row, each before it took a run
 
 
 class LocalCrew(Crew):
@@ -37,7 +37,7 @@ class LocalCrew(Crew):
             return
         self.deaths[place] += 1
         if self.deaths[place] >= MOST_DEATHS:
-            end = "\n".join(self._log(place).read_text(errors="replace").strip().splitlines()[-5:])
+            end = (self._log(place).read_text(errors="replace").strip().splitlines() or [""])[-1]
             raise GPResponseError(
                 f"a worker ended with status {worker.returncode} {MOST_DEATHS} times; its log ends: {end}"
             )
