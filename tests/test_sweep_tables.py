@@ -151,6 +151,21 @@ def test_the_best_of_each_column_is_bold_and_no_other(best, winner):
     assert not winner or re.search(rf"^{winner} & {{\\bfseries", latex, re.MULTILINE)
 
 
+def test_the_best_of_a_row_is_among_its_columns_of_the_same_value():
+    numbers = {("p", "a"): 1.0, ("p", "b"): 2.0, ("q", "a"): 9.0, ("q", "b"): 8.0}
+    lines = [
+        {"data": data, "kernel": kernel, "value": value, "mean": mean * scale, "half": 0.1, "runs": 3}
+        for value, scale in (("rmse", 1.0), ("nll", -1.0))
+        for (data, kernel), mean in numbers.items()
+    ]
+    grid = lay_out(pd.DataFrame(lines), ["data"], "kernel", along="row")
+    assert {(place[0], head) for (place, head), cell in grid.cells.items() if cell.best} == {
+        ("p", "rmse kernel=a"), ("q", "rmse kernel=b"), ("p", "nll kernel=b"), ("q", "nll kernel=a"),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="along 'diagonal'"):
+        lay_out(pd.DataFrame(lines), ["data"], "kernel", along="diagonal")
+
+
 def test_names_are_escaped_for_latex():
     assert escaped("a_b 5% {x}") == r"a\_b 5\% \{x\}"
 

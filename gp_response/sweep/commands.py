@@ -189,6 +189,8 @@ class Table(Compared):
     """parameter across the top"""
     best: Literal["min", "max", "none"] = "min"
     """which mean of a column is printed bold"""
+    along: Literal["column", "row"] = "column"
+    """the best of each column, or of each row"""
     baseline: str | None = None
     """key=value: also differences from it, pairing runs that agree in everything else"""
     level: float = 0.95
@@ -201,7 +203,7 @@ class Table(Compared):
         rows, averaged = grouping(table, self.rows.split(",") if self.rows else None, self.columns)
         by = [*rows, *([self.columns] if self.columns else [])]
         summary = means(table, values, by=by, level=self.level)
-        grid = lay_out(summary, rows, self.columns, best=self.best)
+        grid = lay_out(summary, rows, self.columns, best=self.best, along=self.along)
         print(as_text(grid))
         print(f"mean ± {self.level:.0%} interval over {' and '.join(averaged) or 'one run each'}; * best")
         if self.baseline:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ SPECIAL = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean, half the interval's width (NaN: one run), number of runs; `best` of its column."""
+    """Mean, half the interval's width (NaN: one run), number of runs; `best` of its column or row."""
 
     mean: float
     half: float
@@ -34,35 +35,40 @@ class Grid:
     cells: dict[tuple[tuple[str, ...], str], Cell]
 
 
-def lay_out(summary: pd.DataFrame, rows: Sequence[str], columns: str | None, *, best: str = "min") -> Grid:
+def lay_out(
+    summary: pd.DataFrame, rows: Sequence[str], columns: str | None, *, best: str = "min", along: str = "column"
+) -> Grid:
     """Arrange what `means` gave: rows by parameters, columns by value and by one more parameter.
 
-    best: "min", "max" or "none".
+    best: "min", "max" or "none", of each column, or (along="row") of each row among the cells of one value.
     """
-    if best not in ("min", "max", "none"):
-        raise InputError(f"best is {best!r}; expected min, max or none")
+    if best not in ("min", "max", "none") or along not in ("column", "row"):
+        raise InputError(f"best is {best!r} along {along!r}; expected min, max or none, along column or row")
     cells: dict[tuple[tuple[str, ...], str], Cell] = {}
+    rivals: dict[Any, list[tuple[tuple[str, ...], str]]] = {}
     several = summary["value"].nunique() > 1
     for _, line in summary.iterrows():
-        parts = ([str(line["value"])] if several or not columns else []) + (
-            [f"{columns}={_text(line[columns])}"] if columns else []
-        )
+        parts = [str(line["value"])] if several or not columns else []
+        head = " ".join([*parts, *([f"{columns}={_text(line[columns])}"] if columns else [])])
         place = tuple(_text(line[name]) for name in rows) or ("all",)
-        cells[place, " ".join(parts)] = Cell(float(line["mean"]), float(line["half"]), int(line["runs"]))
+        cells[place, head] = Cell(float(line["mean"]), float(line["half"]), int(line["runs"]))
+        rivals.setdefault(head if along == "column" else (place, line["value"]), []).append((place, head))
+    for keys in rivals.values():
+        _mark(cells, keys, best)
     heads = list(dict.fromkeys(head for _, head in cells))
-    for head in heads:
-        _mark(cells, head, best)
     return Grid(tuple(rows) or ("",), list(dict.fromkeys(place for place, _ in cells)), heads, cells)
 
 
-def _mark(cells: dict[tuple[tuple[str, ...], str], Cell], head: str, best: str) -> None:
-    means = [cell.mean for (_, h), cell in cells.items() if h == head and math.isfinite(cell.mean)]
+def _mark(
+    cells: dict[tuple[tuple[str, ...], str], Cell], rivals: Sequence[tuple[tuple[str, ...], str]], best: str
+) -> None:
+    means = [cells[key].mean for key in rivals if math.isfinite(cells[key].mean)]
     if best == "none" or len(means) < 2:
         return
     top = min(means) if best == "min" else max(means)
-    for key, cell in cells.items():
-        if key[1] == head and cell.mean == top:
-            cells[key] = Cell(cell.mean, cell.half, cell.runs, True)
+    for key in rivals:
+        if cells[key].mean == top:
+            cells[key] = replace(cells[key], best=True)
 
 
 def number(cell: Cell) -> tuple[str, str]:
