@@ -39,7 +39,9 @@ class Resources:
 
 
 class Crew(ABC):
-    """Workers on one plan, for the time of a `with`."""
+    """Workers on one plan, for the time of a `with`; `count` of them at most."""
+
+    count: int
 
     @abstractmethod
     def tend(self) -> None:

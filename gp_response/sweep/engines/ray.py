@@ -33,7 +33,7 @@ class RayCrew(Crew):
                 }
             )
         fitting = int(self.ray.cluster_resources().get("CPU", 1)) // self.threads
-        self.wanted = min(resources.workers or max(1, fitting), max(1, left))
+        self.count = min(resources.workers or max(1, fitting), max(1, left))
         self.shift = self.ray.remote(_shift).options(
             num_cpus=self.threads, num_gpus=resources.gpus, max_retries=-1, scheduling_strategy="SPREAD"
         )
@@ -45,7 +45,7 @@ class RayCrew(Crew):
         for task in ended:
             self._mind(task)
         self.tasks = [task for task in self.tasks if task not in ended]
-        self.tasks += [self.shift.remote(str(self.plan), self.threads) for _ in range(self.wanted - len(self.tasks))]
+        self.tasks += [self.shift.remote(str(self.plan), self.threads) for _ in range(self.count - len(self.tasks))]
 
     def _mind(self, task: Any) -> None:
         try:

@@ -47,7 +47,7 @@ class SlurmCrew(Crew):
             raise InputError(f"no {', '.join(missing)} here; --engine slurm needs the commands of SLURM")
         self.name, self.folder = f"gpr-{plan.stem}", plan.parent.parent / "slurm" / plan.stem
         threads = resources.threads or 1
-        self.wanted = min(resources.workers or 2, max(1, left))
+        self.count = min(resources.workers or 2, max(1, left))
         self.shift, self.arrays, self.looked, self.seen = Shift(plan, threads), 0, -GLANCE, 0
         self.executor = library().SlurmExecutor(folder=str(self.folder / "%j"), max_num_timeout=1000)
         gpus = {"gpus_per_node": resources.gpus} if resources.gpus else {}
@@ -61,8 +61,8 @@ class SlurmCrew(Crew):
         if time.monotonic() - self.looked < GLANCE:
             return
         self.looked, self.seen = time.monotonic(), len(self._jobs())
-        if self.seen < self.wanted:
-            self._submit(self.wanted - self.seen)
+        if self.seen < self.count:
+            self._submit(self.count - self.seen)
 
     def _submit(self, count: int) -> None:
         self.arrays += 1
