@@ -102,6 +102,11 @@ class SlurmCluster:
         self.database.terminate()
         self.database.wait()
 
+    def jobs(self):
+        """What the queue holds; jobs that wait are cancelled."""
+        self._run("scancel", "--state", "PENDING", "--user", "root", check=False)
+        return self._run("squeue", "--noheader").stdout.split()
+
     def start(self, node):
         self._run("slurmd", "-N", node, "-f", self.environment["SLURM_CONF"])
 

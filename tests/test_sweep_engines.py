@@ -27,16 +27,22 @@ def local():
 
 
 @pytest.fixture(scope="module")
-def slurm_nodes(tmp_path_factory):
-    """Words that send a sweep to two SLURM nodes, a worker on each."""
+def slurm_cluster(tmp_path_factory):
     if reason := missing():
         pytest.skip(reason)
     pytest.importorskip("submitit")
     with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
         os.environ.update(cluster.environment)
-        yield "--engine", "slurm", "--option", "exclusive=true"
+        yield cluster
         for name in cluster.environment:
             del os.environ[name]
+
+
+@pytest.fixture
+def slurm_nodes(slurm_cluster):
+    """Words that send a sweep to two SLURM nodes, a worker on each; no job is there before."""
+    wait_until(lambda: not slurm_cluster.jobs(), 60, what="the end of earlier jobs")
+    return "--engine", "slurm", "--option", "exclusive=true"
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +125,39 @@ def test_slurm_uses_both_nodes_and_a_second_driver_finds_the_jobs_of_the_first(s
     assert set(ends(tmp_path).values()) == {1}
     submissions = list((tmp_path / "results" / ".sweep" / "slurm").rglob("*submission.sh"))
     assert len(submissions) == 1
+
+
+def test_a_warned_slurm_job_is_requeued_and_nothing_is_lost(slurm_nodes, tmp_path):
+    """SIGUSR2 is what SLURM sends before a job's time is up, or when it is preempted."""
+    tracked(tmp_path)
+    driver = drive(tmp_path, "n=0..39", "seconds=0.5", "--workers", "2", *slurm_nodes)
+    wait_until(lambda: len(results_of(tmp_path)) > 4, 120, what="the first results")
+
+    def queue(*words):
+        done = subprocess.run(["squeue", "--noheader", "--array", *words], capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    job = queue("--states", "RUNNING", "--format", "%i")[0].strip()
+    subprocess.run(["scancel", "--signal", "USR2", job], check=True)
+
+    def waits_again():
+        return f"{job} PD" in queue("--states", "PENDING", "--format", "%i %t")
+
+    wait_until(waits_again, 60, what="the requeued job")
+    assert driver.wait(timeout=120) == 0
+    assert len(results_of(tmp_path)) == 40
+    assert sum(ends(tmp_path).values()) <= 41
+
+
+def test_the_work_of_a_lost_slurm_node_is_done_by_the_other(slurm_nodes, slurm_cluster, tmp_path):
+    tracked(tmp_path)
+    driver = drive(tmp_path, "n=0..39", "seconds=0.5", "--workers", "2", *slurm_nodes)
+    wait_until(lambda: len(results_of(tmp_path)) > 6, 120, what="the first results")
+    slurm_cluster.lose("n2")
+    assert driver.wait(timeout=120) == 0, (tmp_path / "driver.log").read_text()[-2000:]
+    assert len(results_of(tmp_path)) == 40
+    assert sum(ends(tmp_path).values()) <= 41
+    slurm_cluster.start("n2")
 
 
 def test_the_work_of_a_lost_ray_node_is_done_by_the_other(tmp_path):
