@@ -154,10 +154,10 @@ def _configs(experiment: Experiment, assignments: Sequence[str], smoke: bool) ->
 
 
 def _run(experiment: Experiment, configs: list[dict[str, Any]], folder: Path, *, force: bool) -> list[Path]:
-    """One configuration runs here, several each in a process of their own."""
+    """One configuration runs here, several one after another (some measure time), each in a process of its own."""
     if len(configs) == 1:
         return [run(experiment, configs[0], folder, force=force)]
-    return sweep(experiment, configs, folder, force=force)
+    return sweep(experiment, configs, folder, force=force, workers=1)
 
 
 def _summary(path: Path) -> str:

@@ -1,6 +1,5 @@
 """A sweep whose points are chosen while it runs."""
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from gp_response.sweep.frame import finite, flat
 from gp_response.sweep.plan import Plan
 from gp_response.sweep.records import read_result, run_name
 from gp_response.sweep.spec import Spec, unique
-from gp_response.sweep.watch import PAUSE, How, Outcome, left_of, outcome_of, progress
+from gp_response.sweep.watch import How, Outcome, left_of, outcome_of, pause, progress
 
 
 def adaptive(experiment: Experiment, spec: Spec, folder: Path, how: How, force: bool) -> Outcome:
@@ -43,7 +42,7 @@ def adaptive(experiment: Experiment, spec: Spec, folder: Path, how: How, force: 
                 plan.write()
                 continue
             workers.tend()
-            time.sleep(PAUSE)
+            pause(plan)
         bar.show(plan, workers, [])
         replace(plan, growing=False).write()
     return outcome_of(plan)

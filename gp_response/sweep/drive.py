@@ -1,6 +1,5 @@
 """The driver of a sweep: writes the plan, has an engine run workers, watches the disk. Its death loses nothing."""
 
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from gp_response.sweep.adaptive import adaptive
 from gp_response.sweep.engines import Resources, crew
 from gp_response.sweep.plan import Limits, Plan
 from gp_response.sweep.spec import Spec, unique
-from gp_response.sweep.watch import PAUSE, How, Outcome, left_of, outcome_of, progress
+from gp_response.sweep.watch import How, Outcome, left_of, outcome_of, pause, progress
 
 
 def sweep(
@@ -71,7 +70,7 @@ def conduct(
             with crew(how.engine, plan.path, how.resources, left=len(left), options=how.options) as workers:
                 while left:
                     workers.tend()
-                    time.sleep(PAUSE)
+                    pause(plan)
                     left = [name for name in left if not plan.board.over(name)]
                     bar.show(plan, workers, left)
     return outcome_of(plan)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ class Plan:
         return self.board.plan(self.name)
 
     def names(self) -> list[str]:
+        return self._names
+
+    @cached_property
+    def _names(self) -> list[str]:
         return [run_name(self.experiment.stem, config) for config in self.configs]
 
     def write(self) -> Path:

@@ -1,5 +1,7 @@
 """What a driver sees: how runs are to be run, what is left, and how it ended."""
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,13 +47,22 @@ class Bar:
     """Counts, failures and the time left, in one line; what was done before this call does not enter the rate."""
 
     def __init__(self, bar: Any):
-        self.bar = bar
+        self.bar, self.drawn = bar, 0.0
+        self.every = 1.0 if sys.stderr.isatty() else 60.0  # seconds; long runs must not look like a stand-still
 
     def show(self, plan: Plan, workers: Crew, left: list[str]) -> None:
         self.bar.total = len(plan.configs)
+        failed = sum(plan.board.failure(name).exists() for name in plan.names())
+        self.bar.set_postfix_str(f"{failed} failed, {workers.note()}", refresh=False)
         self.bar.update(len(plan.configs) - len(left) - self.bar.n)
-        failed = sum(plan.board.failure(name).exists() for name in plan.names()) if left or self.bar.n else 0
-        self.bar.set_postfix_str(f"{failed} failed, {workers.note()}")
+        if time.monotonic() - self.drawn > self.every:
+            self.drawn = time.monotonic()
+            self.bar.refresh()
+
+
+def pause(plan: Plan) -> None:
+    """Between looks at the disk, whose number grows with the plan."""
+    time.sleep(PAUSE + len(plan.configs) / 5000)
 
 
 @contextmanager
@@ -61,4 +72,4 @@ def progress(plan: Plan) -> Iterator[Bar]:
         yield Bar(bar)
 
 
-__all__ = ["PAUSE", "How", "Outcome", "left_of", "outcome_of", "progress"]
+__all__ = ["How", "Outcome", "left_of", "outcome_of", "pause", "progress"]
