@@ -87,7 +87,7 @@ def test_two_hundred_runs_survive_five_kills_and_none_is_lost_or_doubled(engine,
             driver = drive(tmp_path, *words)
         else:
             kill(chance.choice(wait_until(lambda: workers(tmp_path), 30, what="a worker")))
-    assert driver.wait(timeout=300) == 0, (tmp_path / "driver.log").read_text()[-2000:]
+    assert driver.wait(timeout=600) == 0, (tmp_path / "driver.log").read_text()[-2000:]
     assert len(results_of(tmp_path)) == RUNS
     assert {record["config"]["n"] for record in sweep.results(tmp_path / "results")} == set(range(RUNS))
     assert set(ends(tmp_path)) == {f"end {n}" for n in range(RUNS)}
