@@ -67,9 +67,8 @@ def _line(axes: Axes, name: str, means: Sequence[Mean], k: int, labels: list[str
 
 def _axes(axes: Axes, labels: list[str] | None, logarithmic: str) -> None:
     if labels is not None:
-        axes.set_xticks(range(len(labels)), [literal(label) for label in labels])
-        if sum(map(len, labels)) > 24:
-            axes.tick_params(axis="x", rotation=30)
+        slant: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 24 else {}
+        axes.set_xticks(range(len(labels)), [literal(label) for label in labels], **slant)
     for which in logarithmic:
         if which == "y" or labels is None:
             log_axis(axes, which)
