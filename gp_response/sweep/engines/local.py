@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import torch
@@ -9,7 +10,8 @@ import torch
 from gp_response.errors import GPResponseError, InputError
 from gp_response.sweep.engines.crew import Crew, Resources, command, cores, environment
 
-MOST_DEATHS = 3  # of one worker in a row, each before it took a run
+MOST_DEATHS = 3  # of one worker in a row, each soon after its start
+SOON = 120.0  # seconds, in which a worker can import everything on a busy machine
 
 
 class LocalCrew(Crew):
@@ -23,7 +25,7 @@ class LocalCrew(Crew):
         self.count = min(resources.workers or fitting, max(1, left), fitting if self.gpus else left or 1)
         self.threads = resources.per_worker(self.count)
         self.workers: list[subprocess.Popen[bytes] | None] = [None] * self.count
-        self.deaths = [0] * self.count
+        self.deaths, self.begun = [0] * self.count, [0.0] * self.count
 
     def tend(self) -> None:
         for place, worker in enumerate(self.workers):
@@ -35,7 +37,8 @@ class LocalCrew(Crew):
         """A worker that cannot even begin is an error of the set-up and not of a run."""
         if worker is None or worker.returncode in (0, -9, -15):
             return
-        self.deaths[place] += 1
+        soon = time.monotonic() - self.begun[place] < SOON
+        self.deaths[place] = self.deaths[place] + 1 if soon else 1
         if self.deaths[place] >= MOST_DEATHS:
             end = (self._log(place).read_text(errors="replace").strip().splitlines() or [""])[-1]
             raise GPResponseError(
@@ -43,6 +46,7 @@ class LocalCrew(Crew):
             )
 
     def _start(self, place: int) -> "subprocess.Popen[bytes]":
+        self.begun[place] = time.monotonic()
         gpus = [str(place * self.gpus + k) for k in range(self.gpus)] if self.gpus else None
         self._log(place).parent.mkdir(parents=True, exist_ok=True)
         with open(self._log(place), "ab") as log:
