@@ -10,7 +10,8 @@ there. `vectors`: that growth in vectors of P float32 numbers. `width`: median h
 own typical size.
 
 ways: dense (gr.Dense), laplace-torch (its full Laplace, where the package is installed: pip install laplace-torch==0.3; it has no
-responses, so that only its preparation is measured), lanczos (gr.Lanczos(32, block=1)), cg (gr.CG(1e-4), deflated by a basis of 32).
+responses, so that only its preparation is measured), lanczos (gr.Lanczos(32, block=1)), cg (gr.CG(1e-4), deflated by a
+basis of 32).
 
 Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
 Cost: seconds to minutes each on one thread; minilm up to half an hour, 8 GiB.

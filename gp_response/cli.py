@@ -1,4 +1,4 @@
-"""The command line: gp-response run | list | respond | report."""
+"""The command line: gp-response run | sweep | table | plot | list | respond | report."""
 
 import contextlib
 import io
@@ -15,13 +15,23 @@ from tqdm import tqdm
 
 from gp_response.data.columns import Missing
 from gp_response.errors import GPResponseError, InputError, unknown_name
-from gp_response.experiment import Experiment, configure, experiments, grid, load_experiment, parse, read_experiment
+from gp_response.experiment import (
+    Experiment,
+    configure,
+    experiments,
+    grid,
+    load_experiment,
+    parse,
+    project,
+    read_experiment,
+)
 from gp_response.files import write_atomically
 from gp_response.report import write_report
 from gp_response.respond import respond, show, write_answer
 from gp_response.sweep import read_result, run, sweep
+from gp_response.sweep.commands import RESULTS, Plot, Sweep, Table
 
-RESULTS, SMOKE_RESULTS = Path("paper", "results"), Path("paper", "build", "smoke", "results")
+SMOKE_RESULTS = Path("paper", "build", "smoke", "results")
 
 
 @dataclass(frozen=True)
@@ -122,16 +132,15 @@ class Report:
         print(f"{len(variables)} numbers in {out / 'variables.tex'}, figures in {out / 'figures'}")
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"run": Run, "list": List, "respond": Respond, "report": Report}
-
-
-def project() -> Path:
-    """The nearest folder, from the current one upward, that has experiments/ and pyproject.toml."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file():
-            return folder
-    raise InputError(f"{here} is not inside the project; change into it or name the folders (--experiments, --results)")
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": Run,
+    "sweep": Sweep,
+    "table": Table,
+    "plot": Plot,
+    "list": List,
+    "respond": Respond,
+    "report": Report,
+}
 
 
 def _configs(experiment: Experiment, assignments: Sequence[str], smoke: bool) -> list[dict[str, Any]]:
@@ -145,10 +154,10 @@ def _configs(experiment: Experiment, assignments: Sequence[str], smoke: bool) ->
 
 
 def _run(experiment: Experiment, configs: list[dict[str, Any]], folder: Path, *, force: bool) -> list[Path]:
-    """One configuration runs here, several each in a process of their own."""
+    """One configuration runs here, several one after another (some measure time), each in a process of its own."""
     if len(configs) == 1:
         return [run(experiment, configs[0], folder, force=force)]
-    return sweep(experiment, configs, folder, force=force)
+    return sweep(experiment, configs, folder, force=force, workers=1)
 
 
 def _summary(path: Path) -> str:

@@ -44,6 +44,15 @@ def experiments(folder: Path | str) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
 
 
+def project() -> Path:
+    """The nearest folder, from the current one upward, that has experiments/ and pyproject.toml."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "experiments").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise InputError(f"{here} is not inside the project; change into it or name the folders (--experiments, --results)")
+
+
 def load_experiment(name: str, folder: Path | str) -> Experiment:
     """The experiment `name` of `folder`; an unknown name is answered with the nearest ones."""
     known = experiments(folder)
@@ -187,4 +196,4 @@ def _accept_scalar(value: Any, kind: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, kind) else ()
 
 
-__all__ = ["Experiment", "configure", "experiments", "grid", "load_experiment", "parse", "read_experiment"]
+__all__ = ["Experiment", "configure", "experiments", "grid", "load_experiment", "parse", "project", "read_experiment"]

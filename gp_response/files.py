@@ -29,4 +29,23 @@ def write_atomically(path: Path | str, content: str | bytes) -> Path:
     return path
 
 
-__all__ = ["write_atomically"]
+def write_once(path: Path | str, content: str | bytes) -> bool:
+    """Write `content` to `path` unless something is there already; among processes that try at once, one succeeds.
+
+    A whole temporary file is linked to `path`, so that nobody sees half of it. Raises OSError where the folder cannot be
+    written or its file system has no hard links.
+    """
+    path = Path(path)
+    if path.exists():
+        return False
+    temporary = write_atomically(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new"), content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+__all__ = ["write_atomically", "write_once"]

@@ -9,6 +9,7 @@ LADDER = (
     "shapes",
     "errors",
     "files",
+    "claims",
     "scores",
     "data",
     "linalg",

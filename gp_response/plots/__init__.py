@@ -1,5 +1,6 @@
 """Arrays in, figures out. Figures are made without pyplot, so nothing here needs a display or leaves a trace."""
 
+from gp_response.plots.ablations import Mean, ablation_curves
 from gp_response.plots.canvas import COLUMN, PAGE, save
 from gp_response.plots.gaps import closed_vs_refit, gap_curves, histogram_of_gaps
 from gp_response.plots.layers import layer_bars
@@ -13,6 +14,8 @@ __all__ = [
     "share_curves",
     "COLUMN",
     "PAGE",
+    "Mean",
+    "ablation_curves",
     "closed_vs_refit",
     "coloured_components",
     "gap_curves",

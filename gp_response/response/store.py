@@ -117,9 +117,12 @@ def take_up(
     try:
         _create(temporary, arrays, names, {**attributes, **{f"gp_response_{k}": v for k, v in own.items()}}, block)
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if not (isinstance(error, OSError) and path.exists()):
+            raise
+        # another process began the same archive at the same moment
+        return take_up(path, fingerprint, arrays=arrays, names=names, attributes=attributes, block=block)
     return open_store(path)
 
 

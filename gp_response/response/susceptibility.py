@@ -16,6 +16,7 @@ from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Source, Susceptibility
+from gp_response.response.shared import shared
 from gp_response.response.stored import StoredSusceptibility, store_for
 from gp_response.response.whole import Whole
 
@@ -29,6 +30,7 @@ def susceptibility(
     *,
     budget: float | None = None,
     out: Path | str | None = None,
+    share: bool = False,
     progress: bool = False,
 ) -> Susceptibility | StoredSusceptibility:
     """How each observable moves per unit of each perturbation, at fixed hyperparameters.
@@ -50,6 +52,9 @@ def susceptibility(
             taken in blocks that fit, which changes the result by rounding only.
         out: folder of a zarr archive to write to, block by block, instead of keeping the matrix in memory. Called
             again with the same arguments, an interrupted computation goes on from the blocks that are there.
+        share: several processes, on several machines that see the folder, call this with the same arguments at once, and each
+            computes the blocks that it claims; all return when the last block is there. Blocks of a process that dies are
+            taken over: at once on the same machine, else after a minute of silence.
         progress: show a bar over points.
 
     Returns:
@@ -57,8 +62,10 @@ def susceptibility(
         a `StoredSusceptibility`, which reads from the archive what is asked for.
 
     Raises:
-        InputError: the matrix does not fit into memory and no `out` was given; `out` holds something else.
+        InputError: the matrix does not fit into memory and no `out` was given; `out` holds something else; `share` without `out`.
     """
+    if share and out is None:
+        raise InputError("share=True needs out=, the folder of the archive that the processes fill together")
     with torch.no_grad():
         if isinstance(observable, Whole):
             return _whole(posterior, observable, perturbation, out)
@@ -66,7 +73,7 @@ def susceptibility(
         room = byte_budget(budget, posterior.data.train.x.device)
         if out is None:
             return asked.in_memory(room, progress)
-        return asked.in_store(Path(out), room, progress)
+        return asked.in_store(Path(out), room, progress, share)
 
 
 class FirstOrder:
@@ -104,7 +111,7 @@ class FirstOrder:
             columns=self.perturbation.columns_of(self.posterior),
         )  # fmt: skip
 
-    def in_store(self, path: Path, room: int, progress: bool) -> StoredSusceptibility:
+    def in_store(self, path: Path, room: int, progress: bool, share: bool = False) -> StoredSusceptibility:
         empty = self.like.new_zeros(0, self.motion.columns)
         described = Susceptibility.named(
             self.posterior.data, self.observable, self.perturbation, beta=self.posterior.beta, matrix=empty, error=empty,
@@ -119,10 +126,9 @@ class FirstOrder:
         )  # fmt: skip
         store = store_for(path, described, mark, block=self._rows_within(room))
         step = self._points_within(room // 2)
-        left = store.pending()
-        total = sum(len(points_of(self.observable, *store.range(block))) for block in left)
+        total = sum(len(points_of(self.observable, *store.range(block))) for block in store.pending())
         with tqdm(total=total, desc=f"susceptibility to {path.name}", disable=not progress, leave=False) as bar:
-            for block in left:
+            for block in shared(store) if share else store.pending():
                 rows = self._rows(*store.range(block), step, bar)
                 matrix, error = rounded(Certified(rows.matrix, rows.error), described.matrix.dtype)
                 store.write(block, {"response": matrix, "error": error, "flagged": rows.flagged})

@@ -1,4 +1,4 @@
-"""Runs of experiments: one process a run, one result file a run, so a sweep is "the configurations not yet on disk".
+"""Result files: one a run, named by the hash of its configuration, so that a sweep is "the configurations not yet on disk".
 
 A result is one strict JSON file `<experiment>-<hash of the configuration>.json`, renamed into place when it is whole.
 JSON has no NaN or infinity: they are written as the strings "nan", "inf", "-inf" (DuckDB casts those back), which
@@ -8,22 +8,13 @@ JSON has no NaN or infinity: they are written as the strings "nan", "inf", "-inf
 import hashlib
 import json
 import math
-import multiprocessing
-import time
 import warnings
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
-from gp_response.errors import GPResponseError, InputError
-from gp_response.experiment import Experiment, configure, experiments, grid, load_experiment, read_experiment
-from gp_response.files import write_atomically
-from gp_response.provenance import commit, machine, peak_memory, versions
+from gp_response.errors import InputError
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 PARTS = (
@@ -39,68 +30,25 @@ PARTS = (
 )
 
 
-def run(experiment: Experiment, config: Mapping[str, Any], folder: Path | str, *, force: bool = False) -> Path:
-    """Run `experiment.main(**config)` in this process and return the path of its result file in `folder`.
-
-    `config` is completed by main's defaults. A whole result already on disk is not run again unless `force`. Recorded
-    with the result: versions, git commit, seconds, peak memory (bytes, of the process), start (UTC), machine.
-    """
-    config = configure(experiment, config)
-    path = result_path(experiment.name, config, folder)
-    if not force and read_result(path) is not None:
-        return path
-    started, clock = datetime.now(UTC), time.perf_counter()
-    result = experiment.main(**config)
-    if not isinstance(result, dict):
-        raise InputError(f"main of {experiment.name} returned {type(result).__name__}; it must return a dict")
-    record = {
-        "experiment": experiment.name,
-        "config": config,
-        "result": result,
-        "versions": versions(),
-        "commit": commit(experiment.path.parent),
-        "seconds": time.perf_counter() - clock,
-        "peak_memory_bytes": peak_memory(),
-        "started_at": started.isoformat(timespec="seconds"),
-        "machine": machine(),
-    }
-    return write_atomically(path, json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def sweep(
-    experiment: Experiment, configs: Iterable[Mapping[str, Any]], folder: Path | str, *, force: bool = False
-) -> list[Path]:
-    """`run` for each configuration, each in a fresh process (so that peak memory is its own), with a progress bar.
-
-    A run that fails does not stop the others; at the end GPResponseError says how many failed and quotes the first.
-    """
-    paths, failures = [], []
-    for config in tqdm.tqdm(list(configs), desc=experiment.name, unit="run"):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                paths.append(pool.submit(_run_file, experiment.path, dict(config), folder, force).result())
-            except Exception as error:
-                failures.append((dict(config), error))
-    if failures:
-        (config, cause), total = failures[0], len(failures) + len(paths)
-        first = f"the first, {config}: {type(cause).__name__}: {cause}"
-        raise GPResponseError(f"{len(failures)} of {total} runs of {experiment.name} failed; {first}") from cause
-    return paths
-
-
-def _run_file(path: Path, config: dict[str, Any], folder: Path | str, force: bool) -> Path:
-    return run(read_experiment(path), config, folder, force=force)
-
-
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of the configuration as canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def run_name(experiment: str, config: Mapping[str, Any]) -> str:
+    """Name of a run: the experiment's, and the hash of the complete configuration."""
+    return f"{experiment}-{config_hash(config)}"
+
+
 def result_path(name: str, config: Mapping[str, Any], folder: Path | str) -> Path:
     """Where the result of a complete configuration lies."""
-    return Path(folder) / f"{name}-{config_hash(config)}.json"
+    return Path(folder) / f"{run_name(name, config)}.json"
+
+
+def text_of(record: Mapping[str, Any]) -> str:
+    """A record as the strict JSON of a result file."""
+    return json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_result(path: Path | str) -> dict[str, Any] | None:
@@ -174,18 +122,4 @@ def _floats(value: Any) -> Any:
     return NOT_FINITE[value] if isinstance(value, str) and value in NOT_FINITE else value
 
 
-__all__ = [
-    "Experiment",
-    "config_hash",
-    "configure",
-    "experiments",
-    "grid",
-    "load_experiment",
-    "plain",
-    "read_result",
-    "result_path",
-    "results",
-    "run",
-    "sweep",
-    "write_atomically",
-]
+__all__ = ["PARTS", "config_hash", "plain", "read_result", "result_path", "results", "run_name", "text_of"]

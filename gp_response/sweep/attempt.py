@@ -1,0 +1,150 @@
+"""One attempt at a run, in a process forked for it from a worker that has everything imported already.
+
+The process has its own peak memory, its own log, and dies with its worker. The worker meanwhile keeps the claim alive, and ends
+the process where it exceeds a limit or the claim is lost.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gp_response.claims import Claim
+from gp_response.experiment import Experiment
+from gp_response.sweep.board import Board
+from gp_response.sweep.plan import Limits
+from gp_response.sweep.records import text_of
+from gp_response.sweep.run import record_of
+
+GLANCE = 0.1  # seconds between looks at a running process
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A claimed run."""
+
+    experiment: Experiment
+    config: dict[str, Any]
+    board: Board
+    limits: Limits
+    claim: Claim
+
+    @property
+    def name(self) -> str:
+        return self.claim.name
+
+    def fail(self, error: str, message: str, trace: str = "", *, seconds: float = 0.0) -> None:
+        self.board.fail(
+            self.name,
+            {
+                "experiment": self.experiment.name, "config": self.config, "error": error, "message": message,
+                "traceback": trace, "attempts": self.claim.count, "seconds": seconds, "log": str(self.board.log(self.name)),
+            },
+        )  # fmt: skip
+
+
+def attempt(task: Task, alive: Callable[[], bool]) -> None:
+    """Run a task until it is over, its claim is lost, or (`alive` is False) its worker is to stop.
+
+    A process that was killed by something else than us, such as the system for want of memory, is started again as
+    often as the limits allow.
+    """
+    while True:
+        if task.claim.count > task.limits.attempts:
+            what = f"its process or worker was killed {task.claim.count - 1} times"
+            task.fail("Killed", f"{what}; memory may have run out, see the log")
+        if task.board.over(task.name):
+            return task.claim.release()
+        _watch(task, alive)
+        if task.board.over(task.name):
+            return task.claim.release()
+        after = task.claim.again() if alive() else None
+        if after is None:
+            return None
+        task = Task(task.experiment, task.config, task.board, task.limits, after)
+
+
+def _watch(task: Task, alive: Callable[[], bool]) -> None:
+    """One process, from its start to its end."""
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(task, os.getpid()))
+    started = time.monotonic()
+    beat = started
+    process.start()
+    while process.is_alive():
+        process.join(GLANCE)
+        now = time.monotonic()
+        if excess := _excess(task.limits, now - started, process.pid):
+            process.kill()
+            process.join()
+            task.fail(*excess, seconds=now - started)
+        elif now - beat > task.limits.lease / 6:
+            beat = now
+            if not task.claim.beat():
+                process.kill()
+        if not alive():
+            process.kill()
+    process.join()
+
+
+def _excess(limits: Limits, seconds: float, pid: int | None) -> tuple[str, str] | None:
+    """Name and text of the limit that a process exceeds."""
+    if limits.seconds is not None and seconds > limits.seconds:
+        return "TimeLimit", f"took more than {limits.seconds:g} seconds"
+    if limits.memory is not None and (used := _resident(pid)) > limits.memory:
+        return "MemoryLimit", f"used {used / 2**30:.2f} GiB, more than {limits.memory / 2**30:.2f} GiB"
+    return None
+
+
+def _resident(pid: int | None) -> int:
+    try:
+        found = re.search(r"^VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def _run(task: Task, parent: int) -> None:
+    """In the forked process: run, and make the outcome known."""
+    die_with(parent)
+    _log_to(task.board.log(task.name), task.claim.count)
+    started = time.monotonic()
+    try:
+        text = text_of(record_of(task.experiment, task.config))
+        if task.claim.held() and not task.board.publish(task.name, text):
+            print("another worker was quicker; this result is dropped", file=sys.stderr)
+    except BaseException as error:  # SystemExit too: whatever ends an experiment without a result is its failure
+        trace = traceback.format_exc()
+        print(trace, file=sys.stderr)
+        task.fail(type(error).__name__, str(error), trace, seconds=time.monotonic() - started)
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the process `parent`, which started it, ends (Linux; elsewhere it runs on)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _log_to(path: Path, count: int) -> None:
+    """Everything that this process and what it calls print goes to its log from here on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.close(handle)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    print(f"== attempt {count}, process {os.getpid()} on {os.uname().nodename}", file=sys.stderr)
+
+
+__all__ = ["Task", "attempt", "die_with"]
