@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 
 import gp_response
+import gp_response.sweep
 
 project = "gp_response"
 author = "the authors of gp_response"
@@ -48,6 +49,7 @@ TITLES = {
     "response": "Responses",
     "acquisition": "Acquisition",
     "testing": "Laws",
+    "sweep": "Sweeps",
     "scores": "Scores",
     "errors": "Errors",
 }
@@ -60,6 +62,7 @@ def write_reference(folder: Path) -> None:
         thing = getattr(gp_response, name)
         if not inspect.ismodule(thing):
             parts[thing.__module__.split(".")[1]].append(name)
+    parts["sweep"] = [f"sweep.{name}" for name in gp_response.sweep.__all__]
     parts["testing"] = [f"testing.{name}" for name in gp_response.testing.__all__ if name.startswith("check_")]
     folder.mkdir(exist_ok=True)
     for part, names in parts.items():
