@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
 from gp_response import acquisition, kernels, scores, testing
+from gp_response.curvature import fisher, ggn, hessian
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
@@ -193,10 +194,13 @@ __all__ = [
     "evidence",
     "fdt_gap",
     "finite_response",
+    "fisher",
     "fluctuation",
     "from_gpytorch",
     "gradient",
     "head_from_gpytorch",
+    "ggn",
+    "hessian",
     "hyperparameter",
     "influence",
     "insert",
