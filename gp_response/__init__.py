@@ -11,15 +11,25 @@ from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthe
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
 from gp_response.heads import (
+    SGLD,
     SGPR,
     SVGP,
+    Chains,
+    Draws,
     Exact,
+    PreconditionedSGLD,
+    SamplingPlan,
     Trace,
     Training,
     choose_inducing,
+    draws,
+    effective_size,
     from_gpytorch,
     head_from_gpytorch,
+    plan_sampling,
+    sample,
     split_features,
+    split_rhat,
 )
 from gp_response.kernels import (
     RBF,
@@ -57,6 +67,7 @@ from gp_response.response import (
     Prediction,
     Regime,
     Representatives,
+    SampledSusceptibility,
     SecondResponse,
     StoredSusceptibility,
     Susceptibility,
@@ -69,6 +80,7 @@ from gp_response.response import (
     component_covariance,
     components,
     contrast,
+    control_variate,
     delete,
     evidence,
     fdt_gap,
@@ -114,6 +126,18 @@ from gp_response.solvers import CG, Cholesky, Solution
 __version__ = "0.1.0"
 
 __all__ = [
+    "Chains",
+    "Draws",
+    "SampledSusceptibility",
+    "control_variate",
+    "SamplingPlan",
+    "SGLD",
+    "PreconditionedSGLD",
+    "sample",
+    "draws",
+    "effective_size",
+    "plan_sampling",
+    "split_rhat",
     "TwoChain",
     "component",
     "component_covariance",

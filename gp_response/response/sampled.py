@@ -38,19 +38,23 @@ class SampledSusceptibility(Susceptibility):
     rhat_rows: Tensor = field(default_factory=lambda: torch.zeros(0))
     rhat_columns: Tensor = field(default_factory=lambda: torch.zeros(0))
 
+    batches: int = 2
+
     @property
     def standard_error(self) -> Tensor:
         """(m, c): `error` is about twice this, as Student's t has it."""
-        return self.error / quantile(int(self.batches), LEVEL)
-
-    batches: int = 2
+        return self.error / quantile(self.batches, LEVEL)
 
     def metadata(self) -> dict[str, Any]:
         found = super().metadata()
         sizes = {name: found.pop(name) for name in ("effective", "rhat_rows", "rhat_columns")}
         high = [float(sizes[name].max()) for name in ("rhat_rows", "rhat_columns") if sizes[name].numel()]
         least = float(sizes["effective"].min()) if sizes["effective"].numel() else 0.0
-        return found | {"error_is": f"half a {LEVEL:.0%} interval, statistical", "rhat": max(high, default=0.0), "least": least}
+        told = {"error_is": f"half a {LEVEL:.0%} interval, statistical", "rhat": max(high, default=0.0), "least": least}
+        return found | told
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("error <=", "95 % interval within +-")
 
 
 def sampled_susceptibility(

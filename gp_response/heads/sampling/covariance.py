@@ -37,15 +37,18 @@ class SampledCovariance:
         return self.spread.square() / torch.where(variance > 0, variance, torch.ones_like(variance))
 
 
-def sampled_covariance(left: Tensor, right: Tensor) -> SampledCovariance:
-    """Covariances of traces left (chains, draws, m) with right (chains, draws, c), all chains around one mean."""
+def sampled_covariance(left: Tensor, right: Tensor, *, length: int | None = None) -> SampledCovariance:
+    """Covariances of traces left (chains, draws, m) with right (chains, draws, c), all chains around one mean.
+
+    length: draws in a batch; None: see `batch_length`.
+    """
     left, right = (x - x.mean(dim=(0, 1)) for x in (traces(left), traces(right)))
     chains, draws, m = left.shape
     total = chains * draws
     flat_left, flat_right = left.flatten(0, 1), right.flatten(0, 1)
     value = flat_left.T @ flat_right / (total - 1)
     square = flat_left.square().T @ flat_right.square() / total
-    length = batch_length(left, right)
+    length = batch_length(left, right) if length is None else length
     count = draws // length
     kept = [x[:, draws - count * length :].reshape(chains * count, length, -1) for x in (left, right)]
     batches = kept[0].mT @ kept[1] / length * (total / (total - 1))
