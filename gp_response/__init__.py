@@ -27,9 +27,11 @@ from gp_response.heads import (
     from_gpytorch,
     head_from_gpytorch,
     plan_sampling,
+    read_devinterp,
     sample,
     split_features,
     split_rhat,
+    write_devinterp,
 )
 from gp_response.kernels import (
     RBF,
@@ -134,6 +136,8 @@ __all__ = [
     "SGLD",
     "PreconditionedSGLD",
     "sample",
+    "read_devinterp",
+    "write_devinterp",
     "draws",
     "effective_size",
     "plan_sampling",

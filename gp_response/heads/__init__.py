@@ -12,8 +12,10 @@ from gp_response.heads.sampling import (
     draws,
     effective_size,
     plan_sampling,
+    read_devinterp,
     sample,
     split_rhat,
+    write_devinterp,
 )
 from gp_response.heads.sgpr import SGPR
 from gp_response.heads.svgp import SVGP
@@ -22,6 +24,7 @@ from gp_response.heads.training import Training
 
 __all__ = [
     "SGPR", "SVGP", "Exact", "Trace", "Training",
-    "SGLD", "Chains", "Draws", "PreconditionedSGLD", "SamplingPlan", "sample", "draws", "effective_size", "plan_sampling", "split_rhat",
+    "SGLD", "Chains", "Draws", "PreconditionedSGLD", "SamplingPlan", "sample", "draws", "effective_size", "plan_sampling", "read_devinterp", "split_rhat",
+    "write_devinterp",
     "choose_inducing", "from_gpytorch", "head_from_gpytorch", "split_features",
 ]  # fmt: skip
