@@ -24,7 +24,7 @@ def chains(plan, *, draws, count, seed=0, start=None, burn_in=None):
 @pytest.mark.parametrize("bias", [0.05, 0.3, 0.8])
 def test_the_stationary_variance_is_biased_as_planned(bias):
     plan = gr.plan_sampling(LAMBDA, bias=bias)
-    theta = chains(plan, draws=100, count=4000)
+    theta = chains(plan, draws=100, count=4000, burn_in=200)
     assert float(plan.bias.max()) == pytest.approx(bias)
     assert torch.allclose(theta.flatten(0, 1).var(dim=0), plan.variance, rtol=0.02)
     assert torch.allclose(plan.variance, (1 + plan.bias) / LAMBDA)

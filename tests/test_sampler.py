@@ -8,8 +8,13 @@ from refusals import assert_refused
 from torch import nn
 
 import gp_response as gr
+from gp_response.curvature.loss import loss_of
+from gp_response.curvature.rows import Rows
 from gp_response.heads.sampling import Target, langevin
 from gp_response.heads.sampling.langevin import advance
+from gp_response.heads.sampling.run import mean_gradient
+from gp_response.response.control import controlled
+from gp_response.response.sampled import potentials, readings
 
 NOISE, PRIOR = 0.5, 2.0
 
@@ -42,18 +47,18 @@ def sampled(**kwargs):
 
 
 def test_a_linear_network_is_sampled_from_its_exact_posterior():
-    chains = sampled(method=3e-3, draws=4000, chains=8, burn_in=200, thin=3)
+    chains = sampled(method=2e-3, draws=600, chains=32, burn_in=80, thin=3)
     chi = gr.susceptibility(gr.draws(chains, DATA), gr.loss(DATA.test.x, DATA.test.y), gr.reweight())
     truth = gr.susceptibility(EXACT, gr.loss(DATA.test.x, DATA.test.y), gr.reweight())
     assert chi.converged
     assert float((chi.matrix - truth.matrix).norm() / truth.matrix.norm()) < 0.15
-    inside = ((chi.matrix - truth.matrix).abs() <= chi.error).double().mean()
-    assert float(inside) > 0.85  # the entries of one run are not independent of each other
-    assert chains.gradients == 8 * (200 + 3 * 4000)
+    bias = 0.1 * truth.matrix.abs()  # the step's: ε λ_max/4 is 0.04, and twice that for squares
+    assert float(((chi.matrix - truth.matrix).abs() <= chi.error + bias).double().mean()) > 0.9
+    assert chains.gradients == 32 * (80 + 3 * 600)
 
 
 def test_a_localised_chain_has_the_covariance_of_curvature_and_both_pulls():
-    chains = sampled(method=2e-3, draws=3000, chains=8, burn_in=200, thin=4, localise=30.0, n_beta=12.0)
+    chains = sampled(method=2e-3, draws=400, chains=64, burn_in=80, thin=2, localise=30.0, n_beta=12.0)
     x = DATA.train.x
     precision = 0.5 * x.T @ x / NOISE + (PRIOR + 30.0) * torch.eye(3, dtype=torch.float64)
     assert chains.beta == 0.5
@@ -68,7 +73,7 @@ def test_a_stationary_prior_puts_the_mode_where_the_network_is():
     net = ridge()
     net.weight.data += 0.3
     chains = gr.sample(net, DATA, likelihood=gr.Gaussian(noise=NOISE), method=3e-3, prior_precision=PRIOR, stationary=True,
-                       draws=2000, chains=8, burn_in=200, thin=3)  # fmt: skip
+                       draws=300, chains=64, burn_in=80, thin=2)  # fmt: skip
     assert torch.allclose(chains.theta.mean(dim=(0, 1)), net.weight.detach()[0], atol=0.03)
 
 
@@ -77,10 +82,6 @@ def test_minibatches_have_the_full_gradient_on_average_and_count_by_their_share(
     assert chains.gradients == 3 * 15 * 6 / 24
     generator = torch.Generator().manual_seed(0)
     which = torch.randint(24, (20_000, 6), generator=generator)
-    from gp_response.curvature.loss import loss_of
-    from gp_response.curvature.rows import Rows
-    from gp_response.heads.sampling.run import mean_gradient
-
     loss = loss_of(gr.Gaussian(noise=NOISE))
     rows = Rows(DATA.train.x, DATA.train.y[:, None], DATA.train.weights)
     gradient = mean_gradient(lambda t, x: (x @ t)[:, None], loss, rows)
@@ -203,9 +204,9 @@ def test_the_control_variate_has_at_most_a_third_of_the_plain_error_at_equal_cos
     centre = net.weight.detach() + push / PRIOR
     truth = grid_truth(net, data, centre)
     plain, controlled = [], []
-    for seed in range(12):
-        both = gr.sample(net, data, method=4e-3, draws=300, twin=True, seed=seed, **settings)
-        alone = gr.sample(net, data, method=4e-3, draws=600, seed=seed, **settings)
+    for seed in range(6):
+        both = gr.sample(net, data, method=4e-3, draws=150, twin=True, seed=seed, **settings)
+        alone = gr.sample(net, data, method=4e-3, draws=300, seed=seed, **settings)
         asked = gr.loss(data.test.x, data.test.y)
         plain.append(gr.susceptibility(gr.draws(alone, data), asked, gr.reweight()).matrix - truth)
         chi = control(both, data, asked, exact)
@@ -239,9 +240,6 @@ def grid_truth(net, data, centre):
 
 
 def control(both, data, asked, exact):
-    from gp_response.response.control import controlled
-    from gp_response.response.sampled import potentials, readings
-
     post, twin = gr.draws(both, data), gr.draws(both.twin, data)
     pairs = [(readings(p, asked)[1], potentials(p, gr.reweight())) for p in (post, twin)]
     return -controlled(*pairs[0], *pairs[1], -exact).value
