@@ -1,16 +1,17 @@
 """What sampling costs to find an influence matrix that is known exactly, and what a Gaussian twin saves.
 
-Claim: (linear, gp) the influence matrix `W_ij = Cov(ℓ_i, ℓ_j)` of a 50-dimensional linear-Gaussian model of condition number above
-500, and of a Gaussian process on weather in its whitened coordinates, is found to Pearson correlation 0.95 by Lanczos in at most
-1/50 of the gradient evaluations that Langevin dynamics takes; the budgets in use (4 chains of 200 draws, minibatches of 32) do not find
-it. (bent, network) where the model is not linear, a chain on the linearised model that is moved by the same random numbers, whose
-response is known exactly, leaves at most a third of the plain estimate's error at equal cost.
+Claim: (linear, gp) the influence matrix `W_ij = Cov(ℓ_i, ℓ_j)` of a 50-dimensional linear-Gaussian model of condition number
+above 500, and of a Gaussian process on weather in its whitened coordinates, is found to Pearson correlation 0.95 by Lanczos
+in at most 1/50 of the gradient evaluations that Langevin dynamics takes; the budgets in use (4 chains of 200 draws,
+minibatches of 32) do not find it. (bent, network) where the model is not linear, a chain on the linearised model that is
+moved by the same random numbers, whose response is known exactly, leaves at most a third of the plain estimate's error at
+equal cost.
 
-A gradient evaluation is one of the whole loss, minibatches counted by their share, all chains and the burn-in together; a Lanczos
-product (J v and Jᵀ u) counts as one, and so does a step of the twin. Every sampler starts at the mode and is given the best of several
-step sizes, judged by the truth. W of linear and gp is the closed form of `gr.Exact`; of bent and network it is that of many chains at
-the same posterior with a quarter of the step, with the control variate. Error: relative, in norm, root mean square over
-repeats.
+A gradient evaluation is one of the whole loss, minibatches counted by their share, all chains and the burn-in together; a
+Lanczos product (J v and Jᵀ u) counts as one, and so does a step of the twin. Every sampler starts at the mode and is given
+the best of several step sizes, judged by the truth. W of linear and gp is the closed form of `gr.Exact`; of bent and network
+it is that of many chains at the same posterior with a quarter of the step, with the control variate. Error: relative, in
+norm, root mean square over repeats.
 
 Command: gp-response run sampling_vs_exact [--smoke]; one case: gp-response run sampling_vs_exact problem=gp seed=1
 Cost: half a minute to two minutes a case on one thread, 8 cases, below 1 GiB.
@@ -81,7 +82,9 @@ def against_exact(problem: str, seed: int, rows: int, steps: int) -> dict[str, A
             )[0]
             places = counts(steps // thin)
             tried.append([(CHAINS * thin * k * share, pearson_of(theta[:, :k])) for k in places])
-            few = langevin(target, mode, method=method, draws=PUBLISHED[1], chains=PUBLISHED[0], rows=batch, seed=seed)[0]
+            few = langevin(target, mode, method=method, draws=PUBLISHED[1], chains=PUBLISHED[0], rows=batch, seed=seed)[
+                0
+            ]
             published[name] = max(published.get(name, -1.0), pearson_of(few))
         curves[name] = min(tried, key=lambda c: (reached(c) or math.inf, -c[-1][1]))
     curves["ours"] = lanczos_curve(jacobian, y, noise, prior, mode, truth, seed)
@@ -201,17 +204,25 @@ def with_twin(problem: str, seed: int, rows: int, repeats: int, draws: int) -> d
     data = data.keep(torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows])
     noise, prior = 0.1, 2.0
     torch.manual_seed(seed)
-    net = Bent(data.dim) if problem == "bent" else nn.Sequential(nn.Linear(data.dim, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    net = (
+        Bent(data.dim)
+        if problem == "bent"
+        else nn.Sequential(nn.Linear(data.dim, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    )
     train_to_mode(net, data, noise, prior)
     likelihood = gr.Gaussian(noise=noise)
     slopes, exact, spectrum = linearised(net, data, noise, prior)
     step = gr.plan_sampling(spectrum, bias=0.1).step
     asked = gr.loss(data.train.x, data.train.y)
 
-    laplace = gr.susceptibility(exact, gr.loss(exact.data.train.x, exact.data.train.y), gr.reweight()).to("kernel").matrix
+    laplace = (
+        gr.susceptibility(exact, gr.loss(exact.data.train.x, exact.data.train.y), gr.reweight()).to("kernel").matrix
+    )
 
     def estimates(**settings: Any) -> tuple[Tensor, Tensor | None]:
-        chains = gr.sample(net, data, likelihood=likelihood, prior_precision=prior, stationary=True, at=data.train.x, **settings)
+        chains = gr.sample(
+            net, data, likelihood=likelihood, prior_precision=prior, stationary=True, at=data.train.x, **settings
+        )
         post = gr.draws(chains, data)
         plain = gr.susceptibility(post, asked, gr.reweight()).to("kernel").matrix
         if chains.twin is None:
@@ -221,12 +232,16 @@ def with_twin(problem: str, seed: int, rows: int, repeats: int, draws: int) -> d
         return plain, controlled(losses, losses, twin, twin, laplace).value
 
     burn, thin = 40, 3
-    truth = estimates(method=step / 4, chains=128, draws=200, burn_in=4 * burn, thin=4, twin=True, seed=10_000 + seed)[1]
+    truth = estimates(method=step / 4, chains=128, draws=200, burn_in=4 * burn, thin=4, twin=True, seed=10_000 + seed)[
+        1
+    ]
     assert truth is not None
     errors: dict[str, list[float]] = {"plain": [], "same_draws": [], "twin": []}
     for k in range(repeats):
         alone, _ = estimates(method=step, chains=4, draws=2 * draws, burn_in=2 * burn, thin=thin, seed=100 * seed + k)
-        same, found = estimates(method=step, chains=4, draws=draws, burn_in=burn, thin=thin, twin=True, seed=100 * seed + k)
+        same, found = estimates(
+            method=step, chains=4, draws=draws, burn_in=burn, thin=thin, twin=True, seed=100 * seed + k
+        )
         assert found is not None
         for name, estimate in (("plain", alone), ("same_draws", same), ("twin", found)):
             errors[name].append(float((estimate - truth).norm() / truth.norm()))
@@ -267,7 +282,9 @@ def linearised(net: nn.Module, data: gr.Dataset, noise: float, prior: float) -> 
     push = -slopes.T @ residual / noise  # ∇ of the data's energy at θ*
     moved = gr.dataset(slopes, residual - slopes @ push / prior, standardise=False)
     exact = gr.Exact(gr.Linear(outputscale=1.0 / prior), noise=noise).condition(moved)
-    spectrum = torch.linalg.eigvalsh(slopes.T @ slopes / noise + prior * torch.eye(slopes.shape[1], dtype=torch.float64))
+    spectrum = torch.linalg.eigvalsh(
+        slopes.T @ slopes / noise + prior * torch.eye(slopes.shape[1], dtype=torch.float64)
+    )
     return slopes, exact, spectrum
 
 

@@ -42,7 +42,13 @@ def ridge(data=DATA):
 
 
 def sampled(**kwargs):
-    settings = {"likelihood": gr.Gaussian(noise=NOISE), "method": 2e-3, "prior_precision": PRIOR, "draws": 50, "chains": 3}
+    settings = {
+        "likelihood": gr.Gaussian(noise=NOISE),
+        "method": 2e-3,
+        "prior_precision": PRIOR,
+        "draws": 50,
+        "chains": 3,
+    }
     return gr.sample(ridge(), DATA, **{**settings, **kwargs})
 
 
@@ -111,7 +117,9 @@ def test_preconditioned_steps_are_those_of_the_formula():
 def test_only_the_chosen_parameters_move_and_the_module_never_does():
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     before = copy.deepcopy(net.state_dict())
-    chains = gr.sample(net, DATA, likelihood=gr.Gaussian(noise=NOISE), method=1e-3, parameters="head", draws=4, localise=1.0)
+    chains = gr.sample(
+        net, DATA, likelihood=gr.Gaussian(noise=NOISE), method=1e-3, parameters="head", draws=4, localise=1.0
+    )
     assert chains.theta.shape == (4, 4, 5)
     assert chains.settings["parameters"] == ["2.weight", "2.bias"]
     assert all(torch.equal(before[name], t) for name, t in net.state_dict().items())
@@ -158,7 +166,9 @@ def test_a_killed_run_goes_on_to_the_same_draws(tmp_path, monkeypatch, method):
     back = sampled(**settings, out=tmp_path / "chains")
     assert torch.equal(back.theta, whole.theta)
     assert torch.equal(sampled(**settings, out=tmp_path / "chains").theta, whole.theta)
-    assert_refused(lambda: sampled(**{**settings, "thin": 3}, out=tmp_path / "chains"), "another network, data or settings")
+    assert_refused(
+        lambda: sampled(**{**settings, "thin": 3}, out=tmp_path / "chains"), "another network, data or settings"
+    )
     longer = sampled(**{**settings, "draws": 70}, out=tmp_path / "chains")
     assert torch.equal(longer.theta[:, :50], whole.theta)
 
@@ -192,7 +202,13 @@ class Bent(nn.Module):
 def test_the_control_variate_has_at_most_a_third_of_the_plain_error_at_equal_cost():
     data = features(n=40, width=2, seed=3)
     net = Bent(torch.tensor([0.9, -0.4], dtype=torch.float64), 0.05)
-    settings = {"likelihood": gr.Gaussian(noise=NOISE), "prior_precision": PRIOR, "stationary": True, "burn_in": 30, "thin": 2}
+    settings = {
+        "likelihood": gr.Gaussian(noise=NOISE),
+        "prior_precision": PRIOR,
+        "stationary": True,
+        "burn_in": 30,
+        "thin": 2,
+    }
     model = gr.sample(net, data, method=1e-3, draws=1, **settings)
     jacobian = torch.func.jacrev(lambda t: model.call(t, data.train.x))(net.weight.detach())
     everywhere = torch.cat([data.train.x, data.test.x])

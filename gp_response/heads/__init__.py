@@ -23,8 +23,7 @@ from gp_response.heads.trace import Trace
 from gp_response.heads.training import Training
 
 __all__ = [
-    "SGPR", "SVGP", "Exact", "Trace", "Training",
-    "SGLD", "Chains", "Draws", "PreconditionedSGLD", "SamplingPlan", "sample", "draws", "effective_size", "plan_sampling", "read_devinterp", "split_rhat",
-    "write_devinterp",
-    "choose_inducing", "from_gpytorch", "head_from_gpytorch", "split_features",
+    "SGPR", "SVGP", "Exact", "Trace", "Training", "SGLD", "Chains", "Draws", "PreconditionedSGLD", "SamplingPlan", "sample",
+    "draws", "effective_size", "plan_sampling", "read_devinterp", "split_rhat", "write_devinterp", "choose_inducing",
+    "from_gpytorch", "head_from_gpytorch", "split_features",
 ]  # fmt: skip

@@ -19,8 +19,8 @@ def control_variate(
 
     The twin is a chain on the linearised network, moved by the same random numbers (`gr.sample(..., twin=True)`), whose response
     is known in closed form. Where the network is nearly linear the two chains wander together, and so do their errors: those of
-    chance, and those of the step size. c is the regression coefficient of the batches, entry by entry. Its own uncertainty is not in
-    the interval; nor is what `c (bias of twin)` leaves of the step's bias.
+    chance, and those of the step size. c is the regression coefficient of the batches, entry by entry. Its own uncertainty is
+    not in the interval; nor is what `c (bias of twin)` leaves of the step's bias.
 
     Args:
         sampled: draws whose response is asked for.

@@ -60,8 +60,8 @@ class Susceptibility:
             bounds mean "not certified" only for refits, whose own rounding is not bounded.
         rows, columns: names, as tuples.
         kind: the perturbation, e.g. "reweight".
-        order: "first" (derivative), "sampled" (derivative from draws, whose error is an interval and no bound), "finite" (exact change), "refit", "refit derivative", or "total" (derivative with
-            hyperparameters that respond).
+        order: "first" (derivative), "sampled" (derivative from draws, whose error is an interval and no bound), "finite" (exact
+            change), "refit", "refit derivative", or "total" (derivative with hyperparameters that respond).
         h: amplitude of a finite change, None for derivatives.
         unit: of the entries. sign: the definition the entries obey, in words.
         beta: inverse temperature. samples: number of training rows n.

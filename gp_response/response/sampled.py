@@ -91,7 +91,9 @@ def described(
 def readings(posterior: Draws, observable: Observable) -> tuple[Observable, Tensor]:
     """The observable as the posterior's likelihood makes it, and its value in every draw, (chains, draws, m)."""
     if observable.direction is not None or observable.component is not None or not len(observable.points):
-        raise InputError(f"{observable.kind} is not read from draws; ask for value, loss, variance, contrast or average")
+        raise InputError(
+            f"{observable.kind} is not read from draws; ask for value, loss, variance, contrast or average"
+        )
     if isinstance(observable, Loss):
         values = posterior.losses(observable.points, observable.labels, observable.known)
         return observable, values

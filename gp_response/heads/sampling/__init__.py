@@ -10,6 +10,7 @@ from gp_response.heads.sampling.plan import SamplingPlan, plan_sampling
 from gp_response.heads.sampling.sample import linearised, sample
 
 __all__ = [
-    "LEVEL", "SGLD", "Chains", "Draws", "PreconditionedSGLD", "SampledCovariance", "SamplingPlan", "Target", "batch_length", "draws", "effective_size",
-    "langevin", "linearised", "plan_sampling", "quantile", "read_devinterp", "sample", "sampled_covariance", "split_rhat", "traces", "write_devinterp",
+    "LEVEL", "SGLD", "Chains", "Draws", "PreconditionedSGLD", "SampledCovariance", "SamplingPlan", "Target", "batch_length",
+    "draws", "effective_size", "langevin", "linearised", "plan_sampling", "quantile", "read_devinterp", "sample",
+    "sampled_covariance", "split_rhat", "traces", "write_devinterp",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Draws on disk, a file a block of draws, so that a killed sampler goes on from the last whole block.
 
-Each file is written atomically and holds the draws of its block and where the chains are after it: θ, the running squares, the state
-of the random numbers.
+Each file is written atomically and holds the draws of its block and where the chains are after it: θ, the running squares,
+the state of the random numbers.
 """
 
 import json
@@ -64,9 +64,13 @@ class ChainFiles:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} is not a readable file of draws: {error}; delete it to sample it again") from error
+            raise InputError(
+                f"{path} is not a readable file of draws: {error}; delete it to sample it again"
+            ) from error
         if (header.get("format"), header.get("mark")) != (FORMAT, self.mark):
-            raise InputError(f"{path.parent} holds the draws of another network, data or settings; choose another folder")
+            raise InputError(
+                f"{path.parent} holds the draws of another network, data or settings; choose another folder"
+            )
         count, steps = sum(name.startswith("kept") for name in tensors), int(header["steps"])
         states = tuple(
             State(tensors[f"theta{k}"].to(device), tensors[f"squares{k}"].to(device), steps) for k in range(count)

@@ -43,7 +43,7 @@ def sampled_covariance(left: Tensor, right: Tensor, *, length: int | None = None
     length: draws in a batch; None: see `batch_length`.
     """
     left, right = (x - x.mean(dim=(0, 1)) for x in (traces(left), traces(right)))
-    chains, draws, m = left.shape
+    chains, draws, _ = left.shape
     total = chains * draws
     flat_left, flat_right = left.flatten(0, 1), right.flatten(0, 1)
     value = flat_left.T @ flat_right / (total - 1)

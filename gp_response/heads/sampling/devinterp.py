@@ -1,12 +1,13 @@
 """Trees of loss traces as the package devinterp keeps them, read and written.
 
-A tree (devinterp 2.0.1, `slt.sampling.sample`) is a zarr group at whose root `loss_NAME` (chain, draw, batch_NAME, token_pos) are the
-losses of every token of every sequence of an observable, and `input_ids_NAME` (batch_NAME, token) the sequences; `init_loss`
-(chain, token_pos) is that of the network before sampling. What was sampled is `exp(-nβ L - ½ γ |w - w*|²)`, L the mean over tokens, and
-the attribute metadata.config.sampler holds `n_beta`, `localization`, `lr` and the like.
+A tree (devinterp 2.0.1, `slt.sampling.sample`) is a zarr group at whose root `loss_NAME` (chain, draw, batch_NAME, token_pos)
+are the losses of every token of every sequence of an observable, and `input_ids_NAME` (batch_NAME, token) the sequences;
+`init_loss` (chain, token_pos) is that of the network before sampling. What was sampled is `exp(-nβ L - ½ γ |w - w*|²)`, L the
+mean over tokens, and the attribute metadata.config.sampler holds `n_beta`, `localization`, `lr` and the like.
 
-`devinterp.slt.bif.compute_bif` takes the traces' plain covariance: no sign, no nβ, around the mean over all chains and draws, divided by
-their number less one; "sequence" first takes the mean over tokens. So of draws read here `chi.to("devinterp")` is its result.
+`devinterp.slt.bif.compute_bif` takes the traces' plain covariance: no sign, no nβ, around the mean over all chains and draws,
+divided by their number less one; "sequence" first takes the mean over tokens. So of draws read here `chi.to("devinterp")` is
+its result.
 """
 
 from pathlib import Path
@@ -29,9 +30,9 @@ SHOWN = ("n_beta", "localization", "lr", "sampling_method", "batch_size", "num_b
 def read_devinterp(path: Path | str | xr.DataTree, *, rows: str, tokens: str = "mean") -> Draws:
     """Draws of losses from a tree of devinterp: sequences are rows, their token ids the points, labels zero.
 
-    The sequences of the observable `rows` are the training rows, those of all others the test rows. β is `n_beta` over the number of
-    training rows where losses are means over tokens; devinterp's n is decoupled from any number of rows, so that only
-    `chi.to("bif")`, `chi.to("devinterp")` and the like, which have no β, mean what its results mean.
+    The sequences of the observable `rows` are the training rows, those of all others the test rows. β is `n_beta` over the
+    number of training rows where losses are means over tokens; devinterp's n is decoupled from any number of rows, so that
+    only `chi.to("bif")`, `chi.to("devinterp")` and the like, which have no β, mean what its results mean.
 
     Args:
         path: of the zarr store, or the tree itself.
@@ -54,12 +55,16 @@ def read_devinterp(path: Path | str | xr.DataTree, *, rows: str, tokens: str = "
     points = torch.cat(ids)
     data = _data(points, n)
     n_beta = float(_sampler(tree).get("n_beta", n))
-    made = draws(torch.cat(losses, dim=2), data, of="losses", beta=n_beta / n, at=points, labels=torch.zeros(len(points)))
+    made = draws(
+        torch.cat(losses, dim=2), data, of="losses", beta=n_beta / n, at=points, labels=torch.zeros(len(points))
+    )
     made.solver = f"devinterp: {', '.join(f'{k}={v}' for k, v in _sampler(tree).items() if k in SHOWN)}"
     return made
 
 
-def write_devinterp(path: Path | str, losses: dict[str, Tensor], ids: dict[str, Tensor], chains: Chains | None = None) -> Path:
+def write_devinterp(
+    path: Path | str, losses: dict[str, Tensor], ids: dict[str, Tensor], chains: Chains | None = None
+) -> Path:
     """Write loss traces as a tree that devinterp's `compute_bif` reads.
 
     Args:
@@ -81,8 +86,8 @@ def write_devinterp(path: Path | str, losses: dict[str, Tensor], ids: dict[str, 
         full = trace[..., None] if trace.ndim == 3 else trace
         if full.ndim != 4 or ids[name].ndim != 2 or len(ids[name]) != full.shape[2] or ids[name].is_floating_point():
             raise InputError(
-                f"{name!r}: losses {tuple(trace.shape)}, ids {tuple(ids[name].shape)}; expected (chains, draws, n) or (chains, draws, "
-                "n, tokens) and integers (n, k)"
+                f"{name!r}: losses {tuple(trace.shape)}, ids {tuple(ids[name].shape)}; expected (chains, draws, n) or "
+                "(chains, draws, n, tokens) and integers (n, k)"
             )
         batch = f"batch_{name}"
         arrays[f"{PREFIX}{name}"] = (("chain", "draw", batch, "token_pos"), full.detach().cpu().numpy())

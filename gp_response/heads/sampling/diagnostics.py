@@ -26,7 +26,9 @@ def traces(x: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(x).all()):
         chain, draw, _ = torch.nonzero(~torch.isfinite(x))[0].tolist()
-        raise InputError(f"draw {draw} of chain {chain} is NaN or inf; the chain has left the posterior (smaller step?)")
+        raise InputError(
+            f"draw {draw} of chain {chain} is NaN or inf; the chain has left the posterior (smaller step?)"
+        )
     return x.double()
 
 

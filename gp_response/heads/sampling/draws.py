@@ -139,13 +139,18 @@ def draws(
         InputError: shapes that do not fit, a missing likelihood, numbers that are not finite.
     """
     if isinstance(samples, Chains):
-        likelihood, beta = samples.likelihood if likelihood is None else likelihood, samples.beta if beta is None else beta
+        likelihood, beta = (
+            samples.likelihood if likelihood is None else likelihood,
+            samples.beta if beta is None else beta,
+        )
         call, at = samples.call if call is None else call, samples.at if at is None else at
         samples = samples.theta if samples.at is None else samples.values
     if of not in ("values", "losses") or (of == "losses" and call is not None):
         raise InputError(f"of={of!r} {'with call=' if call else ''}; expected 'values', or 'losses' without call=")
     if of == "values" and not isinstance(likelihood, Likelihood):
-        raise InputError(f"likelihood={likelihood!r}; losses need one, e.g. gr.Gaussian(noise=0.1): the noise sampled with")
+        raise InputError(
+            f"likelihood={likelihood!r}; losses need one, e.g. gr.Gaussian(noise=0.1): the noise sampled with"
+        )
     beta = 1.0 if beta is None else float(beta)
     if not 0.0 < beta < float("inf"):
         raise InputError(f"beta={beta!r}; expected a positive finite number")

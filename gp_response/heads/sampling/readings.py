@@ -50,7 +50,9 @@ class Called(Readings):
             found = [self.call(theta, x) for theta in self.theta.flatten(0, 1)]
         values = torch.stack(found).double()
         if values.ndim not in (2, 3) or values.shape[1] != len(x):
-            raise InputError(f"call(theta, x) gave {tuple(values.shape[1:])} for {len(x)} points; expected (q,) or (q, C)")
+            raise InputError(
+                f"call(theta, x) gave {tuple(values.shape[1:])} for {len(x)} points; expected (q,) or (q, C)"
+            )
         values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
         return values.unflatten(0, (self.chains, self.draws))
 

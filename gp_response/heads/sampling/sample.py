@@ -56,8 +56,8 @@ def sample(
         batch_size: rows of a minibatch, drawn with replacement; None: full gradients. Minibatches widen what is sampled.
         beta: β, or n_beta: nβ of the papers on susceptibilities, n rows; both None: β = 1.
         localise: γ. prior_precision: λ of a Gaussian prior around zero, a number or (P,).
-        stationary: the centre of both pulls is put where θ* is stationary, as `gr.laplace` has it: what is sampled then has its mode
-            at θ* whatever the network was trained with.
+        stationary: the centre of both pulls is put where θ* is stationary, as `gr.laplace` has it: what is sampled then has
+            its mode at θ* whatever the network was trained with.
         at: (p, d) points whose outputs are kept, instead of parameters (which `gr.draws` reads anywhere).
         twin: also the linearised network, moved by the same random numbers, for `gr.control_variate`; Gaussian likelihoods. A
             step of it counts as a gradient.
@@ -106,7 +106,9 @@ def sample(
 
 def _check(likelihood: Any, twin: bool, counts: dict[str, Any]) -> None:
     if not isinstance(likelihood, Likelihood) or (twin and not isinstance(likelihood, Gaussian)):
-        expected = "a gr.Gaussian, where the linearised network is Gaussian, for twin=True" if twin else "a gr.Likelihood"
+        expected = (
+            "a gr.Gaussian, where the linearised network is Gaussian, for twin=True" if twin else "a gr.Likelihood"
+        )
         raise InputError(f"likelihood={likelihood!r}; expected {expected}")
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -125,8 +127,8 @@ def _precision(localise: float, prior: float | Tensor, model: Network) -> Tensor
     found = localise + torch.as_tensor(prior, dtype=model.dtype, device=model.device)
     if found.shape not in ((), (model.count,)) or not bool((torch.isfinite(found) & (found >= 0)).all()):
         raise InputError(
-            f"localise={localise!r} and prior_precision of shape {tuple(found.shape)}; expected finite numbers of 0 or more, one or "
-            f"({model.count},)"
+            f"localise={localise!r} and prior_precision of shape {tuple(found.shape)}; expected finite numbers of 0 or more, "
+            f"one or ({model.count},)"
         )
     return found.expand(model.count)
 
