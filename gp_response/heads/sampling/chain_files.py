@@ -48,7 +48,7 @@ class ChainFiles:
 
     def read(self, device: torch.device) -> list[Block]:
         """All whole blocks, in order."""
-        found = []
+        found: list[Block] = []
         while (path := self._path(len(found))).exists():
             found.append(self._block(path, device))
         if self.folder.exists() and not found and any(self.folder.iterdir()):
