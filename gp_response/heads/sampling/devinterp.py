@@ -124,7 +124,7 @@ def _data(points: Tensor, n: int) -> Dataset:
     zero = torch.zeros(len(points), dtype=torch.float64)
     test = {"test_x": points[n:], "test_y": zero[n:]} if len(points) > n else {}
     names = [f"token{k}" for k in range(points.shape[1])]
-    return dataset(points[:n], zero[:n], standardise=False, names=names, target="none", **test)  # type: ignore[arg-type]
+    return dataset(points[:n], zero[:n], standardise=False, names=names, target="none", **test)
 
 
 def _sampler(tree: xr.DataTree) -> dict[str, Any]:

@@ -31,9 +31,9 @@ class Draws(Posterior):
     def __init__(self, data: Dataset, readings: Readings, *, likelihood: Likelihood | None, beta: float):
         self.data, self.readings, self.beta, self.solver = data, readings, beta, "draws"
         self.law = likelihood
-        known = isinstance(likelihood, Gaussian)
-        nan = torch.full((), float("nan"), dtype=torch.float64)
-        self.noise = likelihood.noise.detach().double() if known else nan  # type: ignore[union-attr]
+        self.noise = torch.full((), float("nan"), dtype=torch.float64)
+        if isinstance(likelihood, Gaussian):
+            self.noise = likelihood.noise.detach().double()
         if isinstance(likelihood, Categorical):
             self.classes = likelihood.classes
 

@@ -143,7 +143,7 @@ def _centre(localise: float, precision: Tensor, origin: Tensor, push: Tensor | N
 
 def linearised(model: Network, theta: Tensor, x: Tensor) -> Tensor:
     """`f(x; θ*) + J(x) (θ - θ*)`, shaped as the outputs; differentiable in θ."""
-    value, slope = jvp(lambda t: model.call(t, x), (model.origin,), (theta - model.origin,))
+    value, slope = jvp(lambda t: model.call(t, x), (model.origin,), (theta - model.origin,))[:2]
     return value + slope
 
 
