@@ -15,7 +15,8 @@ norm, root mean square over repeats.
 
 Command: gp-response run sampling_vs_exact [--smoke]; one case: gp-response run sampling_vs_exact problem=gp seed=1
 Cost: half a minute to two minutes a case on one thread, 8 cases, below 1 GiB.
-Expected: PENDING
+Expected: Lanczos 44 products (linear) for a correlation of 0.95; SGLD with full gradients 32,000 and more or never within the 64,000 spent;
+RMSprop with minibatches 5,000 or never. NUMBERS
 """
 
 import math
