@@ -21,7 +21,7 @@ def size_curves(grid: Mapping[str, Mapping[str, Lines]], *, xlabel: str, logarit
         figure = Figure(figsize=(PAGE, 0.6 + 1.5 * len(grid)), layout="constrained")
         rows = figure.subplots(len(grid), columns, sharex=True, sharey="row", squeeze=False)
         handles = {}
-        for axes, (label, panels) in zip(rows, grid.items(), strict=True):
+        for row, (axes, (label, panels)) in enumerate(zip(rows, grid.items(), strict=True)):
             for axis, (title, lines) in zip(axes, panels.items(), strict=True):
                 for name, points in lines.items():
                     k = names.index(name)
@@ -31,9 +31,9 @@ def size_curves(grid: Mapping[str, Mapping[str, Lines]], *, xlabel: str, logarit
                 log_axis(axis, "x")
                 if label in logarithmic:
                     log_axis(axis, "y")
-                if axes is rows[0]:
+                if row == 0:
                     axis.set_title(literal(title))
-                if axes is rows[-1]:
+                if row == len(rows) - 1:
                     axis.set_xlabel(xlabel)
             axes[0].set_ylabel(label)
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(names)))

@@ -2,6 +2,7 @@
 
 from gp_response.response.clusters import Clusters, cluster
 from gp_response.response.component import Component, component, component_covariance, components
+from gp_response.response.control import control_variate
 from gp_response.response.convert import CONVENTIONS
 from gp_response.response.cumulant import ThirdCumulant, third_cumulant
 from gp_response.response.energy import Energy
@@ -51,6 +52,7 @@ from gp_response.response.refit import expectation, refit_response
 from gp_response.response.regime import Regime, regime
 from gp_response.response.restricted import RestrictedPosterior, restrict
 from gp_response.response.result import Modes, Susceptibility
+from gp_response.response.sampled import SampledSusceptibility
 from gp_response.response.second import SecondResponse, second_response
 from gp_response.response.stored import StoredSusceptibility
 from gp_response.response.structural import TwoChain, first_mode_share, structural, two_chain
@@ -69,6 +71,8 @@ from gp_response.response.whole import (
 )
 
 __all__ = [
+    "SampledSusceptibility",
+    "control_variate",
     "Component",
     "RestrictedPosterior",
     "TwoChain",

@@ -41,7 +41,7 @@ def _check(chi: Any, convention: str) -> None:
         raise InputError(f"this response is already in convention {chi.convention!r}; convert the original one")
     if convention == "rho":
         return
-    if chi.kind != "reweight" or chi.order not in ("first", "refit derivative"):
+    if chi.kind != "reweight" or chi.order not in ("first", "sampled", "refit derivative"):
         raise InputError(
             f"{convention!r} is defined for derivatives by sample weights; this is {chi.kind} ({chi.order})"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
+from gp_response.heads.sampling import Draws
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.energy import Energy
@@ -19,6 +20,7 @@ from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.refit import refit_response
 from gp_response.response.result import Susceptibility
+from gp_response.response.sampled import sampled_susceptibility
 from gp_response.response.sites import Ground, by_column, covariances, stand
 
 ORDER = 40  # of the Hermite series, where it does not end by itself
@@ -33,6 +35,8 @@ def fluctuation(posterior: Posterior, observable: Observable, perturbation: Pert
     Returns:
         as `susceptibility`; equal to it for exact posteriors.
     """
+    if isinstance(posterior, Draws):
+        return sampled_susceptibility(posterior, observable, perturbation)
     with torch.no_grad():
         if hasattr(posterior, "classes"):
             raise InputError("fluctuation is not here yet for several classes; use susceptibility and refit_response")

@@ -19,6 +19,7 @@ from gp_response.response.perturbation import Perturbation
 
 SIGNS = {
     "first": "d<O>/dh = -beta Cov(O, V)",
+    "sampled": "d<O>/dh = -beta Cov(O, V), estimated from draws",
     "finite": "<O>_h - <O>_0",
     "refit": "<O>_h - <O>_0 of an actual refit",
     "refit derivative": "d<O>/dh through an actual refit",
@@ -59,8 +60,8 @@ class Susceptibility:
             bounds mean "not certified" only for refits, whose own rounding is not bounded.
         rows, columns: names, as tuples.
         kind: the perturbation, e.g. "reweight".
-        order: "first" (derivative), "finite" (exact change), "refit", "refit derivative", or "total" (derivative with
-            hyperparameters that respond).
+        order: "first" (derivative), "sampled" (derivative from draws, whose error is an interval and no bound), "finite" (exact
+            change), "refit", "refit derivative", or "total" (derivative with hyperparameters that respond).
         h: amplitude of a finite change, None for derivatives.
         unit: of the entries. sign: the definition the entries obey, in words.
         beta: inverse temperature. samples: number of training rows n.

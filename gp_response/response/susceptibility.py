@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gp_response.errors import InputError
+from gp_response.heads.sampling import Draws
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Certified, Posterior, rounded
@@ -16,6 +17,7 @@ from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Source, Susceptibility
+from gp_response.response.sampled import sampled_susceptibility
 from gp_response.response.shared import shared
 from gp_response.response.stored import StoredSusceptibility, store_for
 from gp_response.response.whole import Whole
@@ -45,7 +47,7 @@ def susceptibility(
     variational Bayes, Giordano, Broderick & Jordan 2018). `fluctuation` has the covariance; `fdt_gap` compares.
 
     Args:
-        posterior: from a head.
+        posterior: from a head; of `gr.draws`, covariances are estimated and the error is an interval (`SampledSusceptibility`).
         observable: m functionals, e.g. `value(x)`.
         perturbation: c columns, e.g. `reweight()`.
         budget: bytes to work in beside the result; None takes a quarter of what is free. The observable's points are
@@ -66,6 +68,10 @@ def susceptibility(
     """
     if share and out is None:
         raise InputError("share=True needs out=, the folder of the archive that the processes fill together")
+    if isinstance(posterior, Draws):
+        if out is not None:
+            raise InputError("draws are not taken block by block; leave out= away, or ask for fewer observables")
+        return sampled_susceptibility(posterior, observable, perturbation)
     with torch.no_grad():
         if isinstance(observable, Whole):
             return _whole(posterior, observable, perturbation, out)

@@ -1,0 +1,167 @@
+"""Sampling chosen parameters of a network around where it stands."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+from gp_response.curvature import Network
+from gp_response.curvature.loss import Loss, loss_of
+from gp_response.curvature.rows import Labelled, Rows, labelled_rows
+from gp_response.curvature.selection import Selection
+from gp_response.errors import InputError
+from gp_response.heads.sampling.chain_files import ChainFiles
+from gp_response.heads.sampling.chains import Chains
+from gp_response.heads.sampling.langevin import SGLD, Method, Target
+from gp_response.heads.sampling.run import Outputs, Run, mean_gradient, run_mark
+from gp_response.likelihoods import Gaussian, Likelihood
+
+
+def sample(
+    net: nn.Module | Network,
+    data: Labelled,
+    *,
+    likelihood: Likelihood,
+    parameters: Selection = "all",
+    method: Method | float,
+    draws: int = 200,
+    chains: int = 4,
+    burn_in: int = 0,
+    thin: int = 1,
+    batch_size: int | None = None,
+    beta: float | None = None,
+    n_beta: float | None = None,
+    localise: float = 0.0,
+    prior_precision: float | Tensor = 0.0,
+    stationary: bool = False,
+    at: Tensor | None = None,
+    twin: bool = False,
+    seed: int = 0,
+    out: Path | str | None = None,
+    block: int = 50,
+    progress: bool = False,
+) -> Chains:
+    """Draws of `exp(-β Σ ρ_i ℓ_i(θ) - ½ γ |θ - θ*|² - ½ Σ λ_p θ_p²)` by Langevin dynamics that starts at the network, θ*.
+
+    Args:
+        net: as it stands; never changed. parameters: which move, see `gr.ggn`.
+        data: a Dataset (weights ρ used), or a pair (x, y).
+        likelihood: of the losses; the same that `gr.draws` then uses.
+        method: `gr.SGLD(step)`, `gr.PreconditionedSGLD(step)`, or a step of SGLD; `gr.plan_sampling` finds one.
+        draws: kept of each chain. burn_in: steps before the first. thin: steps from one to the next.
+        batch_size: rows of a minibatch, drawn with replacement; None: full gradients. Minibatches widen what is sampled.
+        beta: β, or n_beta: nβ of the papers on susceptibilities, n rows; both None: β = 1.
+        localise: γ. prior_precision: λ of a Gaussian prior around zero, a number or (P,).
+        stationary: the centre of both pulls is put where θ* is stationary, as `gr.laplace` has it: what is sampled then has
+            its mode at θ* whatever the network was trained with.
+        at: (p, d) points whose outputs are kept, instead of parameters (which `gr.draws` reads anywhere).
+        twin: also the linearised network, moved by the same random numbers, for `gr.control_variate`; Gaussian likelihoods. A
+            step of it counts as a gradient.
+        seed: of all random numbers. Chains and steps are reproducible on one kind of device.
+        out: folder to which blocks of draws are written; called again with the same arguments, an interrupted run goes on.
+        block: draws written together.
+
+    Raises:
+        InputError: arguments that do not fit, a chain that diverges, `out` of another run.
+    """
+    model = net if isinstance(net, Network) else Network(net, parameters)
+    counts = {"draws": draws, "chains": chains, "thin": thin, "block": block, "batch_size": batch_size or 1}
+    _check(likelihood, twin, counts)
+    method = SGLD(float(method)) if isinstance(method, int | float) else method
+    rows, loss = _labelled(model, data, likelihood)
+    n, beta = len(rows), _beta(beta, n_beta, len(rows))
+    calls: tuple[Outputs, ...] = (model.call, *([partial(linearised, model)] if twin else []))
+    gradients = [mean_gradient(call, loss, rows) for call in calls]
+    precision = _precision(localise, prior_precision, model)
+    push = beta * n * gradients[0](model.origin[None], None)[0] if stationary else None
+    centre = _centre(localise, precision, model.origin, push)
+    targets = tuple(Target(gradient, beta * n, precision, centre) for gradient in gradients)
+    run = Run(
+        targets, calls, model.origin, method=method, chains=chains, burn_in=burn_in, thin=thin, seed=seed, at=at,
+        rows=None if batch_size is None else (n, batch_size),
+    )  # fmt: skip
+    mark = run_mark(
+        (rows.x, rows.y, rows.weights, precision, centre, model.origin, *([] if at is None else [at])),
+        (method, chains, burn_in, thin, seed, batch_size, beta, repr(likelihood), model.names, twin, block),
+    )
+    kept = run.draws(draws, files=None if out is None else ChainFiles(out, mark), block=block, progress=progress)
+    settings = {
+        "method": repr(method), "burn_in": burn_in, "thin": thin, "batch_size": batch_size, "n_beta": beta * n, "rows": n,
+        "localise": localise, "seed": seed, "parameters": list(model.names),
+    }  # fmt: skip
+    share = chains * (burn_in + thin * draws) * (1.0 if batch_size is None else batch_size / n)
+    made = [
+        Chains(
+            theta=values if at is None else None, values=None if at is None else values, call=_squeezed(call), at=at,
+            likelihood=likelihood, beta=beta, gradients=share * len(calls), settings=settings,
+        )
+        for call, values in zip(calls, kept, strict=True)
+    ]  # fmt: skip
+    return replace(made[0], twin=made[1]) if twin else made[0]
+
+
+def _check(likelihood: Any, twin: bool, counts: dict[str, Any]) -> None:
+    if not isinstance(likelihood, Likelihood) or (twin and not isinstance(likelihood, Gaussian)):
+        expected = (
+            "a gr.Gaussian, where the linearised network is Gaussian, for twin=True" if twin else "a gr.Likelihood"
+        )
+        raise InputError(f"likelihood={likelihood!r}; expected {expected}")
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"sample({name}={count!r}): expected an integer of 1 or more")
+
+
+def _labelled(model: Network, data: Labelled, likelihood: Likelihood) -> tuple[Rows, Loss]:
+    """Rows whose labels are as their loss takes them."""
+    rows = labelled_rows(data).to(model.device, model.dtype)
+    model.check(rows.x)
+    loss, first = loss_of(likelihood), model.output(rows.x[:1])
+    return Rows(rows.x, loss.labels(rows.y, first.expand(len(rows), *first.shape[1:])), rows.weights), loss
+
+
+def _precision(localise: float, prior: float | Tensor, model: Network) -> Tensor:
+    found = localise + torch.as_tensor(prior, dtype=model.dtype, device=model.device)
+    if found.shape not in ((), (model.count,)) or not bool((torch.isfinite(found) & (found >= 0)).all()):
+        raise InputError(
+            f"localise={localise!r} and prior_precision of shape {tuple(found.shape)}; expected finite numbers of 0 or more, "
+            f"one or ({model.count},)"
+        )
+    return found.expand(model.count)
+
+
+def _centre(localise: float, precision: Tensor, origin: Tensor, push: Tensor | None) -> Tensor:
+    """Of both pulls together: `γ (θ - θ*) + λ θ = (γ + λ)(θ - γ θ*/(γ + λ))`; or where they balance the data's push at θ*."""
+    if push is not None and bool((precision == 0).any()):
+        raise InputError("stationary=True needs a pull on every parameter; give localise or prior_precision above 0")
+    divisor = torch.where(precision > 0, precision, torch.ones_like(precision))
+    return localise * origin / divisor if push is None else origin + push / divisor
+
+
+def linearised(model: Network, theta: Tensor, x: Tensor) -> Tensor:
+    """`f(x; θ*) + J(x) (θ - θ*)`, shaped as the outputs; differentiable in θ."""
+    value, slope = jvp(lambda t: model.call(t, x), (model.origin,), (theta - model.origin,))[:2]
+    return value + slope
+
+
+def _beta(beta: float | None, n_beta: float | None, n: int) -> float:
+    if beta is not None and n_beta is not None:
+        raise InputError(f"beta={beta!r} and n_beta={n_beta!r} say the same; give one")
+    found = float(beta) if beta is not None else 1.0 if n_beta is None else float(n_beta) / n
+    if not 0.0 <= found < float("inf"):
+        raise InputError(f"beta={beta!r}, n_beta={n_beta!r}; expected a finite number of 0 or more")
+    return found
+
+
+def _squeezed(call: Outputs) -> Outputs:
+    def field(theta: Tensor, x: Tensor) -> Tensor:
+        found = call(theta, x)
+        return found[..., 0] if found.shape[-1] == 1 else found
+
+    return field
+
+
+__all__ = ["linearised", "sample"]
