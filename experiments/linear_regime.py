@@ -186,7 +186,7 @@ def figure_of(whole: list[dict[str, Any]], name: str) -> Any:
         "LDS": {f["dataset"]: lines(f, "lds") for f in whole},
         "relative error": {f["dataset"]: lines(f, "error") for f in whole},
     }
-    return size_curves(grid, xlabel="share of rows removed", logarithmic=["relative error"])
+    return size_curves(grid, xlabel="share of rows removed")
 
 
 def table(whole: list[dict[str, Any]]) -> str:

@@ -62,9 +62,14 @@ class SmoothPosterior:
         return -0.5 * (fit + torch.linalg.slogdet(self.system).logabsdet + gibbs)
 
     def own_variance(self, rows: Tensor) -> tuple[Certified, Tensor]:
-        """Variance at training rows (k,), the diagonal of `K (I + τK)⁻¹`, and that it was found."""
-        variance = (self.prior[rows] * torch.linalg.inv(self.system).T[rows]).sum(dim=1)
-        return _unbounded(variance), torch.ones_like(rows, dtype=torch.bool)
+        """Variance at training rows (k,), the diagonal of `K (I + τK)⁻¹`, and that it was found.
+
+        Where τ > 0 that is `(1 - diag (I + τK)⁻¹)/τ`, which does not sum n terms of either sign.
+        """
+        inverse, seen = torch.linalg.inv(self.system), self.precision[rows] > 0
+        summed = (self.prior[rows] * inverse.T[rows]).sum(dim=1)
+        share = (1.0 - inverse.diagonal()[rows]) / torch.where(seen, self.precision[rows], 1.0)
+        return _unbounded(torch.where(seen, share, summed)), torch.ones_like(rows, dtype=torch.bool)
 
 
 def _unbounded(value: Tensor) -> Certified:
