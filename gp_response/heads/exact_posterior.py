@@ -7,7 +7,7 @@ takes time is inside the solver.
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +24,10 @@ from gp_response.linalg.blocks import byte_budget, point_bytes
 from gp_response.linalg.cholesky import CholeskyFactor
 from gp_response.linalg.evidence_estimate import Estimate, log_evidence, spherical_probes
 from gp_response.linalg.extended import residual
-from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored, inverse_error
-from gp_response.linalg.system import ROUNDING, System
+from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored
+from gp_response.linalg.inverse_entries import InverseEntries
+from gp_response.linalg.system import ROUNDING
 from gp_response.linalg.transforms import inside_transform
-from gp_response.linalg.triangular import symmetric_inverse
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Cholesky, Factor, FactoredCG, FactoredCholesky, Solution
 
@@ -126,8 +126,9 @@ class ExactPosterior(Posterior):
         """As for any posterior; for many rows from columns of the inverse, `S = D - (pD) B⁻¹ (pD)`, by a factor that costs less
         than their solves: also where the solver has none, if it fits into memory and holds."""
         there = rows if others is None else others
-        if lower := self._lower_for(rows, there):
-            return self._among_factored(lower, rows, there)
+        inverse = self._inverse_for(rows, there)
+        if inverse is not None:
+            return self._among_factored(inverse, rows, there)
         x = self.data.train.x
         each = 2 * point_bytes(len(x), x, columns=len(rows))
         if others is not None or len(rows) * each > byte_budget(None, x.device):
@@ -138,31 +139,31 @@ class ExactPosterior(Posterior):
         better = two.error < one.error
         return Certified(*(torch.where(better, b, a) for a, b in zip(one, two, strict=True))), probe.converged
 
-    def _lower_for(self, rows: Tensor, others: Tensor) -> "Lower | None":
+    def _inverse_for(self, rows: Tensor, others: Tensor) -> InverseEntries | None:
         """A float64 factor, where one is worth it for the covariance of rows with others."""
         n, device = len(self.data.train), self.data.train.x.device
         seen = bool((self.whitening.scale[rows] > 0).all() & (self.whitening.scale[others] > 0).all())
         if not seen or len(rows) < MANY * n:
             return None
         if isinstance(self.factor, FactoredCholesky):
-            return Lower.of(self.factor.system, _double(self.factor))
+            return InverseEntries.of(self.factor.system, _double(self.factor))
         if not isinstance(self.factor, FactoredCG) or 3 * 8 * n**2 > byte_budget(None, device):
             return None
         try:
-            lower = Lower.of(self.factor.system, CholeskyFactor.of(self.factor.system, "float64").lower)
+            inverse = InverseEntries.of(self.factor.system, CholeskyFactor.of(self.factor.system, "float64").lower)
         except SolverError:  # not positive definite once rounded: conjugate gradients need less
             return None
-        return lower if lower.known else None
+        return inverse if inverse.known else None
 
-    def _among_factored(self, lower: "Lower", rows: Tensor, others: Tensor) -> tuple[Certified, Tensor]:
+    def _among_factored(self, inverse: InverseEntries, rows: Tensor, others: Tensor) -> tuple[Certified, Tensor]:
         white = self.whitening
         back = white.back
         own = (rows[:, None] == others) * (back / white.scale)[rows][:, None]
-        value = own - lower.inverse(rows, others) * back[rows][:, None] * back[others]
+        value = own - inverse.at(rows, others) * back[rows][:, None] * back[others]
         spread = back * white.shift.rsqrt()  # (B⁻¹)_ii <= 1/c_i, and not much less
-        error = (lower.off if lower.known else float("inf")) * spread[rows][:, None] * spread[others]
+        error = (inverse.error if inverse.known else float("inf")) * spread[rows][:, None] * spread[others]
         error.add_(4.0 * EPS * (value.abs() + own))
-        return Certified(value, error), torch.full_like(rows, lower.known, dtype=torch.bool)
+        return Certified(value, error), torch.full_like(rows, inverse.known, dtype=torch.bool)
 
     def looseness(
         self, *, probes: int = 32, rows: Tensor | None = None, seed: int = 0, progress: bool = False
@@ -262,30 +263,6 @@ class ExactProbe(Probe):
         error = torch.minimum(error, (self.solution.error + self.off).T @ right.abs())
         size = prior.abs() + self.solution.value.abs().T @ right.abs()
         return Certified(prior - self.solution.value.T @ right, error + _rounding(size))
-
-
-class Lower(NamedTuple):
-    """A float64 factor of B, and a bound on the error of entries of its inverse; see `inverse_error`."""
-
-    factor: Tensor
-    off: float
-
-    @classmethod
-    def of(cls, system: System, factor: Tensor) -> "Lower":
-        return cls(factor, inverse_error(system, factor))
-
-    @property
-    def known(self) -> bool:
-        return self.off < 0.5
-
-    def inverse(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Rows and columns of B⁻¹: the whole of it takes `2 n³/3` flops, one of its columns `2 n²`."""
-        n = len(self.factor)
-        if 3 * len(rows) > n:
-            return symmetric_inverse(self.factor)[rows][:, columns]
-        unit = self.factor.new_zeros(n, len(rows))
-        unit[rows, torch.arange(len(rows), device=rows.device)] = 1.0
-        return torch.cholesky_solve(unit, self.factor)[columns].T
 
 
 def _factored(factor: FactoredCholesky) -> Enclosure:
