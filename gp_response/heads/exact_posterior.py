@@ -156,12 +156,11 @@ class ExactPosterior(Posterior):
         return inverse if inverse.known else None
 
     def _among_factored(self, inverse: InverseEntries, rows: Tensor, others: Tensor) -> tuple[Certified, Tensor]:
-        white = self.whitening
-        back = white.back
-        own = (rows[:, None] == others) * (back / white.scale)[rows][:, None]
-        value = own - inverse.at(rows, others) * back[rows][:, None] * back[others]
-        spread = back * white.shift.rsqrt()  # (B⁻¹)_ii <= 1/c_i, and not much less
-        error = (inverse.error if inverse.known else float("inf")) * spread[rows][:, None] * spread[others]
+        back = self.whitening.back
+        own = (rows[:, None] == others) * (back / self.whitening.scale)[rows][:, None]
+        scale = back[rows][:, None] * back[others]
+        value, error = (part * scale for part in inverse.at(rows, others))
+        value = own - value
         error.add_(4.0 * EPS * (value.abs() + own))
         return Certified(value, error), torch.full_like(rows, inverse.known, dtype=torch.bool)
 
