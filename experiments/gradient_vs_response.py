@@ -12,8 +12,10 @@ hyperparameters optimised again. Scores: LDS (Spearman over removals, mean over 
 magnitude; similarities have no unit, so that each is given the one factor that suits it best.
 
 Command: gp-response run gradient_vs_response [--smoke]; one case: gp-response run gradient_vs_response dataset=bike model=deep
-Cost: 3 seconds for the smoke run; 24 cases at full size, which have not been timed.
-Expected: open; no run at full size yet.
+Cost: 3 seconds for the smoke run; a plain case about 2 minutes on a free core (12 measured on a crowded machine); 24 cases.
+Expected: run so far on weather, plain, seed 0 alone: gradients have LDS -0.02 at one row and 0.14 at half of them, influence 0.96
+and 0.51, the whole susceptibility 0.99 and 0.72, the exact formula 1.00 and 1.00; with hyperparameters optimised again 0.39 at
+best. The other cases are open.
 
 Data: elevators, bike and protein from the folder named by GP_RESPONSE_DATA, or downloaded; weather is packaged.
 """

@@ -12,7 +12,7 @@ Command: gp-response run linear_regime [--smoke]; one set: gp-response run linea
 Cost: 3 seconds for the smoke run; 5 to 8 minutes a set on one core, half of them 250 refits; 1.4 GiB.
 Expected: at half of the rows the exact formula has LDS 1.000 and is within 1e-11 of the largest change of the refits, its bound
 1e-4 of the norm or less; first order has LDS 0.54 to 0.95 and misses 56 to 99 % of the change, second order 37 to 98 %, leverages
-46 to 65 %. At one row the smallest changes are rounding, and LDS can be 0.99 for what is exact.
+45 to 65 %. At one row the smallest changes are rounding, and LDS can be 0.99 for what is exact.
 
 Data: elevators, bike and protein from the folder named by GP_RESPONSE_DATA, or downloaded; weather is packaged.
 """
