@@ -12,8 +12,10 @@ hyperparameters optimised again. Scores: LDS (Spearman over removals, mean over 
 magnitude; similarities have no unit, so that each is given the one factor that suits it best.
 
 Command: gp-response run gradient_vs_response [--smoke]; one case: gp-response run gradient_vs_response dataset=bike model=deep
-Cost: 3 seconds for the smoke run; 24 cases at full size, which have not been timed.
-Expected: open; no run at full size yet.
+Cost: 3 seconds for the smoke run; a plain case about 2 minutes on a free core (12 measured on a crowded machine); 24 cases.
+Expected: run so far on weather, plain, seed 0 alone: gradients have LDS -0.02 at one row and 0.14 at half of them, influence 0.96
+and 0.51, the whole susceptibility 0.99 and 0.72, the exact formula 1.00 and 1.00; with hyperparameters optimised again 0.39 at
+best. The other cases are open.
 
 Data: elevators, bike and protein from the folder named by GP_RESPONSE_DATA, or downloaded; weather is packaged.
 """
@@ -225,8 +227,10 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     whole = [r["result"] for r in results if r["config"]["rows"] == 1000 and r["config"]["removals"] == 60]
     if not whole:
         return {}
-    names = [name for name in SETS if any(f["dataset"] == name for f in whole)]
-    grid = {f"LDS, {model}": {name: curves(whole, name, model) for name in names} for model in MODELS}
+    models = [model for model in MODELS if any(f["model"] == model for f in whole)]
+    done = {(f["dataset"], f["model"]) for f in whole}
+    names = [name for name in SETS if all((name, model) in done for model in models)]
+    grid = {f"LDS, {model}": {name: curves(whole, name, model) for name in names} for model in models}
     save(size_curves(grid, xlabel="share of rows removed"), figures / "gradients-lds.pdf")
     first = whole[0]
     variables = {
@@ -244,10 +248,8 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     }
     for predictor, word in words.items():
         for place, stem in (("one", "One"), ("half", "Half"), ("again", "Again")):
-            low, high = spread(whole, f"loss {predictor}", place)
-            variables |= {
-                f"Gradient{word}{stem}Low": number(low, digits=2), f"Gradient{word}{stem}High": number(high, digits=2),
-            }  # fmt: skip
+            for end, value in zip(("Low", "High"), spread(whole, f"loss {predictor}", place), strict=False):
+                variables[f"Gradient{word}{stem}{end}"] = number(value, digits=2)
     return variables
 
 
@@ -255,15 +257,15 @@ def place_of(found: dict[str, Any], place: str) -> dict[str, Any]:
     return found["reoptimised"] if place == "again" else found["sizes"][0 if place == "one" else -1]
 
 
-def spread(whole: list[dict[str, Any]], key: str, place: str) -> tuple[float, float]:
-    """Smallest and largest mean over seeds of an LDS, over sets and models."""
+def spread(whole: list[dict[str, Any]], key: str, place: str) -> list[float]:
+    """Smallest and largest mean over seeds of an LDS, over sets and models; nothing where nothing has it."""
     means = []
     for name in SETS:
         for model in MODELS:
             cells = [place_of(f, place).get(key) for f in whole if (f["dataset"], f["model"]) == (name, model)]
             if cells and cells[0]:
                 means.append(sum(c["lds"] for c in cells) / len(cells))
-    return min(means), max(means)
+    return [min(means), max(means)] if means else []
 
 
 def curves(whole: list[dict[str, Any]], name: str, model: str) -> dict[str, list[tuple[float, float]]]:

@@ -5,7 +5,8 @@ variance and the covariance to all training rows and to any other probe follow, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -24,6 +25,21 @@ class Certified(NamedTuple):
 
     value: Tensor
     error: Tensor
+
+    @classmethod
+    def stacked(cls, parts: "Sequence[Certified]", dim: int = -1) -> "Certified":
+        """Side by side along a new dimension."""
+        return cls(*(torch.stack(part, dim=dim) for part in zip(*parts, strict=True)))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Certified]") -> "Certified":
+        """One after the other along the last dimension."""
+        return cls(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True)))
+
+    @classmethod
+    def summed(cls, parts: "Sequence[Certified]") -> "Certified":
+        """The sum, and that of the bounds."""
+        return cls(*(reduce(torch.add, part) for part in zip(*parts, strict=True)))
 
 
 def rounded(certified: Certified, dtype: torch.dtype) -> Certified:

@@ -6,6 +6,7 @@ from influence_cases import example_data, head, truth, unseen
 from refusals import assert_refused
 
 import gp_response as gr
+from gp_response.testing import check_influence
 
 V = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 SOLVERS = [gr.Cholesky(), gr.CG(tolerance=1e-8)]
@@ -45,6 +46,21 @@ def test_products_and_rows_are_those_of_the_double_loop_within_their_bounds(whic
     assert bool(((w @ V - expected @ V).abs() <= 2.0 * product.error).all())
     alone = w.product(V[:, 0])
     assert bool(((alone.value - product.value[:, 0]).abs() <= alone.error + product.error[:, 0]).all())
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=["cholesky", "cg"])
+@pytest.mark.parametrize("method", ["exact", "low-rank", "sampled"])
+def test_operators_obey_their_law(method, solver):
+    for data in (DATA["weights"], DATA["noisy rows"]):
+        check_influence(gr.influence(head(0.1, beta=1.7, solver=solver).condition(data), method=method))
+
+
+def test_a_broken_operator_is_found(monkeypatch):
+    w = gr.influence(head().condition(DATA["weights"]))
+    product = type(w).product
+    monkeypatch.setattr(type(w), "product", lambda self, v, **options: product(self, 1.001 * v, **options))
+    with pytest.raises(AssertionError, match="W v lie within their bounds"):
+        check_influence(w)
 
 
 def test_the_exact_matrix_is_a_psd_linear_operator_and_says_how_it_is_made():

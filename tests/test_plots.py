@@ -52,6 +52,20 @@ FIGURES = {
 }
 
 
+SIZES = {
+    label: {title: {"first": [(0.01, 0.9), (0.5, 0.6)], "exact": [(0.01, 1.0), (0.5, 1.0)]} for title in ("one", "two")}
+    for label in ("rank", "error")
+}
+FIGURES["sizes"] = lambda: plots.size_curves(SIZES, xlabel="share removed")
+
+
+def test_curves_against_sizes_say_which_set_and_what_share():
+    axes = plots.size_curves(SIZES, xlabel="share removed").axes
+    assert [axis.get_title() for axis in axes] == ["one", "two", "", ""]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", "share removed", "share removed"]
+    assert [axis.get_ylabel() for axis in axes] == ["rank", "", "error", ""]
+
+
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
 @pytest.mark.parametrize("kind", ["pdf", "png", "svg"])
 def test_equal_figures_are_equal_files(make, kind, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gp_response.data import Dataset
-from gp_response.errors import InputError
+from gp_response.errors import InputError, SolverError
 from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
@@ -24,10 +24,10 @@ from gp_response.linalg.blocks import byte_budget, point_bytes
 from gp_response.linalg.cholesky import CholeskyFactor
 from gp_response.linalg.evidence_estimate import Estimate, log_evidence, spherical_probes
 from gp_response.linalg.extended import residual
-from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored, inverse_error
+from gp_response.linalg.inverse_diagonal import Enclosure, enclosed, factored
+from gp_response.linalg.inverse_entries import InverseEntries
 from gp_response.linalg.system import ROUNDING
 from gp_response.linalg.transforms import inside_transform
-from gp_response.linalg.triangular import symmetric_inverse
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.solvers import Cholesky, Factor, FactoredCG, FactoredCholesky, Solution
 
@@ -123,11 +123,12 @@ class ExactPosterior(Posterior):
         return Certified((variance * (1.0 - loose.value[rows])).clamp_min(0.0), variance * error), loose.settled[rows]
 
     def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
-        """As for any posterior; for many rows from the inverse of a factor, `S = D - (pD) B⁻¹ (pD)`."""
+        """As for any posterior; for many rows from columns of the inverse, `S = D - (pD) B⁻¹ (pD)`, by a factor that costs less
+        than their solves: also where the solver has none, if it fits into memory and holds."""
         there = rows if others is None else others
-        seen = bool((self.whitening.scale[rows] > 0).all() & (self.whitening.scale[there] > 0).all())
-        if seen and isinstance(self.factor, FactoredCholesky) and len(rows) >= MANY * len(self.data.train):
-            return self._among_factored(rows, there)
+        inverse = self._inverse_for(rows, there)
+        if inverse is not None:
+            return self._among_factored(inverse, rows, there)
         x = self.data.train.x
         each = 2 * point_bytes(len(x), x, columns=len(rows))
         if others is not None or len(rows) * each > byte_budget(None, x.device):
@@ -138,18 +139,30 @@ class ExactPosterior(Posterior):
         better = two.error < one.error
         return Certified(*(torch.where(better, b, a) for a, b in zip(one, two, strict=True))), probe.converged
 
-    def _among_factored(self, rows: Tensor, others: Tensor) -> tuple[Certified, Tensor]:
-        assert isinstance(self.factor, FactoredCholesky)
-        lower = _double(self.factor)
-        part = inverse_error(self.factor.system, lower)
-        known = part < 0.5
-        inverse = symmetric_inverse(lower)
-        back, spread = self.whitening.back, inverse.diagonal().sqrt() * self.whitening.back
+    def _inverse_for(self, rows: Tensor, others: Tensor) -> InverseEntries | None:
+        """A float64 factor, where one is worth it for the covariance of rows with others."""
+        n, device = len(self.data.train), self.data.train.x.device
+        seen = bool((self.whitening.scale[rows] > 0).all() & (self.whitening.scale[others] > 0).all())
+        if not seen or len(rows) < MANY * n:
+            return None
+        if isinstance(self.factor, FactoredCholesky):
+            return InverseEntries.of(self.factor.system, _double(self.factor))
+        if not isinstance(self.factor, FactoredCG) or 3 * 8 * n**2 > byte_budget(None, device):
+            return None
+        try:
+            inverse = InverseEntries.of(self.factor.system, CholeskyFactor.of(self.factor.system, "float64").lower)
+        except SolverError:  # not positive definite once rounded: conjugate gradients need less
+            return None
+        return inverse if inverse.known else None
+
+    def _among_factored(self, inverse: InverseEntries, rows: Tensor, others: Tensor) -> tuple[Certified, Tensor]:
+        back = self.whitening.back
         own = (rows[:, None] == others) * (back / self.whitening.scale)[rows][:, None]
-        value = own - inverse[rows][:, others] * back[rows][:, None] * back[others]
-        error = (part if known else float("inf")) * spread[rows][:, None] * spread[others]
+        scale = back[rows][:, None] * back[others]
+        value, error = (part * scale for part in inverse.at(rows, others))
+        value = own - value
         error.add_(4.0 * EPS * (value.abs() + own))
-        return Certified(value, error), torch.full_like(rows, known, dtype=torch.bool)
+        return Certified(value, error), torch.full_like(rows, inverse.known, dtype=torch.bool)
 
     def looseness(
         self, *, probes: int = 32, rows: Tensor | None = None, seed: int = 0, progress: bool = False

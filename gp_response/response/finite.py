@@ -118,11 +118,8 @@ def _sets(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
         seen = Certified(*(part[:, mine] for part in sites.covariance))
         mine_force = Certified(*(part[mine] for part in force))
         changes.append(change_of_set(seen, block, beta * energy.curvature[mine], mine_force))
-    by_mean, by_variance = (
-        Certified(*(torch.stack([getattr(change, part)[k] for change in changes], dim=1) for k in range(2)))
-        for part in ("mean", "variance")
-    )
-    return by_mean, by_variance, converged
+    by_mean = Certified.stacked([change.mean for change in changes])
+    return by_mean, Certified.stacked([change.variance for change in changes]), converged
 
 
 def _nothing(mine: Tensor, like: Tensor) -> tuple[Certified, bool]:

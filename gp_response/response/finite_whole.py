@@ -14,7 +14,7 @@ from torch import Tensor
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior
 from gp_response.response.energy import Energy
-from gp_response.response.joint_sites import Sites
+from gp_response.response.joint_sites import JointSites
 from gp_response.response.motion import SiteMotion, precisions
 from gp_response.response.set_change import removed
 
@@ -37,21 +37,21 @@ def finite_whole(posterior: Posterior, kind: str, energy: Energy) -> tuple[Certi
     change = {"evidence": _evidence, "learning_coefficient": _learning_coefficient}.get(kind)
     if change is None:
         raise InputError(f"{kind} is held fixed by finite_response; total_susceptibility(head, data, ...) moves it")
-    sites = Sites.of(posterior, energy)
+    sites = JointSites.of(posterior, energy)
     columns = [_column(posterior, sites, c) for c in range(energy.columns)]
     found = [change(posterior, sites, energy, column, c) for c, column in enumerate(columns)]
     settled = torch.tensor([column.converged for column in columns])
     return Certified(torch.stack([f.value for f in found]), torch.stack([f.error for f in found])), settled
 
 
-def _column(posterior: Posterior, sites: Sites, column: int) -> Column:
+def _column(posterior: Posterior, sites: JointSites, column: int) -> Column:
     at, block, settled = sites.block(posterior, column)
     delta = posterior.beta * sites.joined("curvature")[at]
     lost, logdet = removed(block.value, delta)
     return Column(at, block, delta, lost, logdet, settled)
 
 
-def _evidence(posterior: Posterior, sites: Sites, energy: Energy, column: Column, c: int) -> Certified:
+def _evidence(posterior: Posterior, sites: JointSites, energy: Energy, column: Column, c: int) -> Certified:
     s, s_error = column.block
     force = Certified(*(posterior.beta * part[column.at] for part in sites.force()))
     left = force.value - column.lost @ (s @ force.value)  # (I + δS)⁻¹ g
@@ -75,7 +75,7 @@ def _start(posterior: Posterior, energy: Energy, c: int) -> Certified:
     return Certified(value, error)
 
 
-def _learning_coefficient(posterior: Posterior, sites: Sites, energy: Energy, column: Column, c: int) -> Certified:
+def _learning_coefficient(posterior: Posterior, sites: JointSites, energy: Energy, column: Column, c: int) -> Certified:
     s, s_error = column.block
     weight = precisions(posterior)
     reach, reach_error = _to_train(posterior, sites, column)
@@ -97,7 +97,7 @@ def _learning_coefficient(posterior: Posterior, sites: Sites, energy: Energy, co
     return Certified(value, 2.0 * error + (len(s) + 32.0) * EPS * size)
 
 
-def _to_train(posterior: Posterior, sites: Sites, column: Column) -> Certified:
+def _to_train(posterior: Posterior, sites: JointSites, column: Column) -> Certified:
     """Covariances of a column's sites with all rows, (k, n)."""
     found, start = [], 0
     for part, ground in zip(sites.parts, sites.grounds, strict=True):

@@ -13,26 +13,26 @@ from gp_response.response.set_change import change_of_set
 from gp_response.response.sites import Ground, covariances, stand
 
 
-class Sites(NamedTuple):
+class JointSites(NamedTuple):
     """All sites of an energy, of either kind, one after the other."""
 
     parts: list[Energy]
     grounds: list[Ground]
 
     @classmethod
-    def of(cls, posterior: Posterior, energy: Energy) -> "Sites":
+    def of(cls, posterior: Posterior, energy: Energy) -> "JointSites":
         return cls(energy.parts, [stand(posterior, part) for part in energy.parts])
 
     def joined(self, name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in self.parts])
 
     def force(self) -> Certified:
-        return _joined([ground.force for ground in self.grounds])
+        return Certified.joined([ground.force for ground in self.grounds])
 
     def seen(self, posterior: Posterior, probe: Probe) -> Certified:
         """Covariance of a probe with the sites, (p, s)."""
         pairs = zip(self.parts, self.grounds, strict=True)
-        return _joined([covariances(posterior, probe, part, ground) for part, ground in pairs])
+        return Certified.joined([covariances(posterior, probe, part, ground) for part, ground in pairs])
 
     def block(self, posterior: Posterior, column: int, *, progress: bool = False) -> tuple[Tensor, Certified, bool]:
         """Places of a column's sites, their covariance (k, k), and whether its solves converged."""
@@ -59,7 +59,7 @@ def joint_changes(
     posterior: Posterior, probe: Probe, energy: Energy, progress: bool
 ) -> tuple[Certified, Certified, Tensor]:
     """Changes of means and variances at a probe by every column, (p, c) each, and whether all solves converged."""
-    sites, beta = Sites.of(posterior, energy), posterior.beta
+    sites, beta = JointSites.of(posterior, energy), posterior.beta
     seen, force = sites.seen(posterior, probe), Certified(*(beta * part for part in sites.force()))
     delta, converged, changes = beta * sites.joined("curvature"), True, []
     for column in tqdm(range(energy.columns), desc="sets", disable=not progress, leave=False):
@@ -67,15 +67,8 @@ def joint_changes(
         converged = converged and settled
         mine = Certified(*(part[at] for part in force))
         changes.append(change_of_set(Certified(*(part[:, at] for part in seen)), block, delta[at], mine))
-    by_mean, by_variance = (
-        Certified(*(torch.stack([getattr(change, part)[k] for change in changes], dim=1) for k in range(2)))
-        for part in ("mean", "variance")
-    )
-    return by_mean, by_variance, torch.as_tensor(converged)
+    by_mean = Certified.stacked([change.mean for change in changes])
+    return by_mean, Certified.stacked([change.variance for change in changes]), torch.as_tensor(converged)
 
 
-def _joined(parts: list[Certified]) -> Certified:
-    return Certified(*(torch.cat([part[k] for part in parts], dim=-1) for k in range(2)))
-
-
-__all__ = ["Sites", "joint_changes"]
+__all__ = ["JointSites", "joint_changes"]

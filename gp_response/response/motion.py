@@ -167,7 +167,7 @@ class SumMotion(Motion):
 
     def marginals(self, probe: Probe) -> tuple[Certified, Certified]:
         found = [part.marginals(probe) for part in self.parts]
-        return _sum([mean for mean, _ in found]), _sum([variance for _, variance in found])
+        return Certified.summed([mean for mean, _ in found]), Certified.summed([variance for _, variance in found])
 
     def answer(self, probe: Probe, d: Derivatives) -> Answer:
         found = [part.answer(probe, d) for part in self.parts]
@@ -175,10 +175,10 @@ class SumMotion(Motion):
         return Answer(sum(one.value for one in found), sum(one.error for one in found), converged)  # type: ignore[arg-type]
 
     def log_evidence(self) -> Certified:
-        return _sum([part.log_evidence() for part in self.parts])
+        return Certified.summed([part.log_evidence() for part in self.parts])
 
     def learning_coefficient(self) -> Certified:
-        return _sum([part.learning_coefficient() for part in self.parts])
+        return Certified.summed([part.learning_coefficient() for part in self.parts])
 
     def marks(self) -> list[Any]:
         return [part.marks() for part in self.parts]
@@ -203,10 +203,6 @@ def require_gaussian(posterior: Any, what: str) -> None:
             f"{what} has a closed form for Gaussian noise and this posterior has {posterior.likelihood!r}; "
             "use refit_response(head, data, ...)"
         )
-
-
-def _sum(parts: list[Certified]) -> Certified:
-    return Certified(sum(p.value for p in parts), sum(p.error for p in parts))  # type: ignore[arg-type]
 
 
 def _error(d: Derivatives, probe: Probe, by_mean: Certified, by_variance: Certified) -> Tensor:

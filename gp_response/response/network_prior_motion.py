@@ -11,7 +11,7 @@ import torch
 
 from gp_response.heads.network_posterior import NetworkPosterior
 from gp_response.posterior import Certified
-from gp_response.response.prior_motion import PriorMotion, stacked
+from gp_response.response.prior_motion import PriorMotion
 from gp_response.response.tangent import Tangent
 
 
@@ -42,7 +42,7 @@ class NetworkPriorMotion(PriorMotion):
         trace, off = ((posterior.precisions * part).sum() for part in own)
         away = posterior.away.norm()
         one = self._scaled(Certified(0.5 * (trace - away.square()), 0.5 * off + away * self.lost))
-        return stacked([one] * self.columns)
+        return Certified.stacked([one] * self.columns)
 
     def learning_coefficient(self) -> Certified:
         """`-½ Σ τ_i ‖z_i‖²/δ`."""
@@ -53,7 +53,7 @@ class NetworkPriorMotion(PriorMotion):
             value.append(-0.5 * (weight * probe.reach.square()).sum())
             error.append(0.5 * (weight * off * (2.0 * probe.reach + off)).sum())
         one = self._scaled(Certified(torch.stack(value).sum(), torch.stack(error).sum()))
-        return stacked([one] * self.columns)
+        return Certified.stacked([one] * self.columns)
 
     def _scaled(self, part: Certified) -> Certified:
         return Certified(part.value / self.delta, part.error / self.delta)

@@ -33,7 +33,7 @@ class PriorMotion(Motion):
 
     def marginals(self, probe: Probe) -> tuple[Certified, Certified]:
         found = [self._marginals(probe, tangent) for tangent in self.entries]
-        return stacked([mean for mean, _ in found]), stacked([variance for _, variance in found])
+        return Certified.stacked([mean for mean, _ in found]), Certified.stacked([variance for _, variance in found])
 
     def _marginals(self, probe: Any, tangent: Tangent) -> tuple[Certified, Certified]:
         raise NotImplementedError
@@ -87,11 +87,11 @@ class ExactPriorMotion(PriorMotion):
             value = 0.5 * a.dot(moved[:, 0]) + a.dot(mean) - 0.5 * trace.value
             error = e.dot(moved[:, 0].abs() + mean.abs()) + 0.5 * norm * e.norm() ** 2 + 0.5 * trace.error
             fits.append(Certified(value, error + ROUNDING * (a.abs().dot(size[:, 0]) + a.abs().dot(mean.abs()))))
-        return stacked(fits)
+        return Certified.stacked(fits)
 
     def learning_coefficient(self) -> Certified:
         """`½ tr A⁻¹DA⁻¹ K̇`."""
-        return stacked([Certified(0.5 * t.value, 0.5 * t.error) for t in self._traces(squared=True)])
+        return Certified.stacked([Certified(0.5 * t.value, 0.5 * t.error) for t in self._traces(squared=True)])
 
     def _product(self, tangent: Tangent, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`K̇ v`, `|K̇| |v|` (n, t) and the Frobenius norm of K̇, a block of rows at a time."""
@@ -233,7 +233,7 @@ class SparsePriorMotion(PriorMotion):
             rows = self._moved(tangent, Look(self.x))
             prior = tangent.of(basis.kernel, lambda k: k.diagonal(basis.z(self.x)))
             found.append(one(tangent, rows, prior))
-        return stacked(found)
+        return Certified.stacked(found)
 
     def _traced(self, parts: tuple[Tensor, ...], rows: Tensor, defect: Tensor) -> Certified:
         _, alpha, precision, features = self.frame
@@ -245,9 +245,4 @@ class SparsePriorMotion(PriorMotion):
         return Certified(total, solved + (self.posterior.basis.off + ROUNDING) * (size + reach))
 
 
-def stacked(parts: list[Certified]) -> Certified:
-    """Entry by entry along a last axis."""
-    return Certified(torch.stack([p.value for p in parts], dim=-1), torch.stack([p.error for p in parts], dim=-1))
-
-
-__all__ = ["ExactPriorMotion", "PriorMotion", "SparsePriorMotion", "stacked"]
+__all__ = ["ExactPriorMotion", "PriorMotion", "SparsePriorMotion"]

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
-from gp_response.heads.smooth import smooth_marginals
+from gp_response.heads.smooth import SmoothPosterior
 from gp_response.posterior import Certified, Posterior
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -21,7 +21,7 @@ from gp_response.response.whole import Whole
 # Forward mode keeps about this many matrices a column alive while it differentiates the factorisation.
 TANGENT_COPIES = 6
 TANGENT_BYTES = 2 * 2**30
-LEVELS, ONE_SIDED_LEVELS = 4, 6  # of extrapolation
+LEVELS = 4  # of extrapolation
 SETTLED = 1e-4  # of the expectations: what is differentiated must be the refit, which cannot be looked at there
 
 
@@ -45,9 +45,8 @@ def refit_response(
 
     Returns:
         a `Susceptibility` of order "refit" or "refit derivative"; `.error` is zero because nothing bounds a refit's
-        own rounding, about 1e-16 of the matrix's condition number. Where the model changes, not the data, and for
-        observables of the whole posterior the derivative is one of extrapolated differences of whole refits, and `.error` says
-        how far the orders of extrapolation are apart.
+        own rounding, about 1e-16 of the matrix's condition number. Where the model changes, not the data, the derivative is
+        one of extrapolated differences of whole refits, and `.error` says how far the orders of extrapolation are apart.
 
     Raises:
         SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
@@ -63,7 +62,7 @@ def refit_response(
         bar = tqdm(range(count), desc="refits", disable=not progress, leave=False)
         matrix = torch.stack([refit.at(c, h) for c in bar], dim=1) - before[:, None]
         error, order = torch.zeros_like(matrix), "refit"
-    elif perturbation.changes_head or isinstance(observable, Whole):
+    elif perturbation.changes_head:
         matrix, error = refit.differences(progress)
         order = "refit derivative"
     else:
@@ -99,18 +98,11 @@ class Refit:
         return Certified(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
 
     def _difference(self, column: int, scale: float) -> Certified:
-        one_sided = self.perturbation.from_zero
-        levels = ONE_SIDED_LEVELS if one_sided else LEVELS
-        steps = [0.5 * scale / 2**k for k in range(levels)]
-        start = self.at(column, 0.0) if one_sided else torch.zeros(())
-        # Errors of one-sided differences have every power of the step, those of central ones the even powers.
-        row = [
-            (self.at(column, s) - start) / s if one_sided else (self.at(column, s) - self.at(column, -s)) / (2.0 * s)
-            for s in steps
-        ]
+        steps = [0.5 * scale / 2**k for k in range(LEVELS)]
+        row = [(self.at(column, s) - self.at(column, -s)) / (2.0 * s) for s in steps]
         best = Certified(row[-1], torch.full_like(row[-1], float("inf")))
-        for order in range(1, levels):
-            factor = 2.0 ** (order if one_sided else 2 * order)
+        for order in range(1, LEVELS):
+            factor = 4.0**order  # errors of central differences have the even powers of the step
             last, row = row, [(factor * b - a) / (factor - 1.0) for a, b in itertools.pairwise(row)]
             # Ridders (1982): extrapolation ends, entry by entry, where rounding takes over.
             for value, (a, b) in zip(row, itertools.pairwise(last), strict=True):
@@ -120,7 +112,7 @@ class Refit:
         return best
 
 
-def expectation(posterior: Posterior, observable: Observable) -> Tensor:
+def expectation(posterior: Posterior | SmoothPosterior, observable: Observable) -> Tensor:
     """⟨O⟩ under a posterior, (m,)."""
     observable = observable.under(posterior)
     if isinstance(observable, Whole):
@@ -148,15 +140,16 @@ def _derivative(
     def moved(amplitude: Tensor) -> Tensor:
         changed = perturbation.apply(data, amplitude)
         if perturbation.from_zero and not getattr(head, "smooth_at_zero_weight", False):
-            marginals = smooth_marginals(head, changed, observable.look())
-            return observable.expectation(Marginals(*marginals, head.noise.detach().to(changed.train.x)))
+            return expectation(SmoothPosterior(head, changed), observable)
         return expectation(head.condition(changed), observable)
 
     n = len(data.train)
     chunk = max(1, int(TANGENT_BYTES / (TANGENT_COPIES * n * n * data.train.y.element_size())))
     zero = torch.zeros(count, dtype=data.train.y.dtype, device=data.train.y.device)
     columns = torch.arange(count, device=zero.device)
-    found = [vmap(lambda v: jvp(moved, (zero,), (v,)))((c[:, None] == columns).to(zero)) for c in columns.split(chunk)]
+    # The same probes of a factor's error for every column; they bound, and do not enter the value.
+    slopes = vmap(lambda v: jvp(moved, (zero,), (v,)), randomness="same")
+    found = [slopes((c[:, None] == columns).to(zero)) for c in columns.split(chunk)]
     off = float((found[0][0][0] - before).detach().abs().max())
     if not off <= SETTLED * (1.0 + float(before.detach().abs().max())):
         raise SolverError(

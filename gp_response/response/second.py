@@ -84,7 +84,8 @@ def second_response(
     """`d²⟨O⟩/dh_j dh_k` of every observable, hyperparameters fixed.
 
     For reweighting it is `-(β/σ²)² S_jk (S_aj r_k + S_ak r_j)` of a value; see `pairs` for the field and `chain` for the rest.
-    Beside the solves of the first-order response it takes one for each distinct site on one side of the pairs.
+    Beside the solves of the first-order response it takes one for each distinct site on one side of the pairs; of an exact
+    posterior, where these are more than a sixteenth of the rows, one factor of the system that fits into memory instead.
 
     Args:
         posterior: with a Gaussian likelihood.

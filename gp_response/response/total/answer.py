@@ -87,8 +87,10 @@ class Implicit:
         none = torch.zeros(inside.width, dtype=torch.float64)
         units = torch.eye(len(active), dtype=torch.float64)
         found = [self._adjoint(inside, unit, none) for unit in units]
-        moved = _stacked(found, len(self.columns.amplitude))
-        total = _stacked([self._adjoint(inside, *inside.pulled(*read.cotangent(k))) for k in range(len(read))], 0)
+        moved = _rows(found, len(self.columns.amplitude))
+        total = Certified.stacked(
+            [self._adjoint(inside, *inside.pulled(*read.cotangent(k))) for k in range(len(read))], dim=0
+        )
         hyper = _through(slopes, moved)
         features = Certified(total.value - hyper.value, total.error + hyper.error)
         optimum = replace(optimum, damping=inside.damping, highest=inside.highest, tilt=inside.tilt)
@@ -110,11 +112,11 @@ def _through(slopes: Tensor, moved: Certified) -> Certified:
     return Certified(slopes @ moved.value, slopes.abs() @ moved.error)
 
 
-def _stacked(rows: list[Certified], columns: int) -> Certified:
+def _rows(rows: list[Certified], columns: int) -> Certified:
     if not rows:
         empty = torch.zeros(0, columns, dtype=torch.float64)
         return Certified(empty, empty)
-    return Certified(torch.stack([r.value for r in rows]), torch.stack([r.error for r in rows]))
+    return Certified.stacked(rows, dim=0)
 
 
 __all__ = ["Answer", "Implicit"]
