@@ -44,7 +44,7 @@ class SGPR(InducingHead):
 
         Without features to train: hyperparameters by L-BFGS, first on the exact evidence of 2,000 rows, then on the bound of
         all rows, at n m² a step; points given as a number are chosen anew for them, twice; then all learn together, in 200
-        steps or, where n m² is above 4e9, in 80. With features: pretraining, then Adam on the bound of minibatches, stopped
+        steps or, where n m² is above 5e10, in 80. With features: pretraining, then Adam on the bound of minibatches, stopped
         by held-out rows, as for `Exact`.
 
         Returns:

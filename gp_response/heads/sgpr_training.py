@@ -22,7 +22,7 @@ from gp_response.heads.training import Training
 
 FEW_ROWS = 2000  # in the exact evidence to start with
 ROUNDS, STEPS = 2, 10  # of choosing points, and L-BFGS steps of the hyperparameters in each
-CHEAP, TOGETHER = 4e9, 80  # n m² beyond which a step takes seconds, and the steps that are then taken in the end
+CHEAP, TOGETHER = 5e10, 80  # n m² beyond which a step takes five seconds, and the steps that are then taken in the end
 
 
 def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) -> Trace:
