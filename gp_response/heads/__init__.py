@@ -1,6 +1,7 @@
 """Heads: what turns a kernel and data into a posterior."""
 
 from gp_response.heads.adapters import from_gpytorch, head_from_gpytorch
+from gp_response.heads.cglb import CGLB
 from gp_response.heads.exact import Exact
 from gp_response.heads.inducing import choose_inducing, split_features
 from gp_response.heads.sgpr import SGPR
@@ -9,6 +10,6 @@ from gp_response.heads.trace import Trace
 from gp_response.heads.training import Training
 
 __all__ = [
-    "SGPR", "SVGP", "Exact", "Trace", "Training",
+    "CGLB", "SGPR", "SVGP", "Exact", "Trace", "Training",
     "choose_inducing", "from_gpytorch", "head_from_gpytorch", "split_features",
 ]  # fmt: skip

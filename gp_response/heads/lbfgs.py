@@ -1,5 +1,6 @@
 """Full-batch training with SciPy's L-BFGS-B."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,19 +29,24 @@ def all_parameters(head: Any) -> list[torch.nn.Parameter]:
 
 def minimise_evidence(
     head: Any, data: Dataset, training: Any, rows: int, generator: torch.Generator, trace: Trace,
-    parameters: list[torch.nn.Parameter], *, precision: float = 1e-10,
+    parameters: list[torch.nn.Parameter], *, precision: float = 1e-10, evidence: Callable[[Dataset], torch.Tensor] | None = None,
+    stage: str = "lbfgs",
 ) -> None:  # fmt: skip
-    """L-BFGS on some of a head's parameters, until a step gains less than `precision` of the loss."""
+    """L-BFGS on some of a head's parameters, until a step gains less than `precision` of the loss.
+
+    evidence: what is maximised, `head.log_evidence` by default; `stage`: its name in the trace.
+    """
+    evidence = evidence or head.log_evidence
     if rows < len(data.train):
         data = data.keep(torch.randperm(len(data.train), generator=generator)[:rows].sort().values)
     points = getattr(head, "points", None)
     start = read(parameters, points)
-    best = _Objective(head, data, parameters, trace, "")
+    best = _Objective(head, data, parameters, trace, "", evidence)
     for run in range(1 + training.restarts):
         write(parameters, start, points)
         if run:
             _perturb(parameters, generator, points)
-        objective = _Objective(head, data, parameters, trace, f"restart {run}" if run else "lbfgs")
+        objective = _Objective(head, data, parameters, trace, f"restart {run}" if run else stage, evidence)
         message, success = objective.minimise(training, precision)
         if objective.best_loss < best.best_loss:
             best, trace.converged, trace.message = objective, success, message
@@ -53,8 +59,12 @@ def minimise_evidence(
 class _Objective:
     """The loss as SciPy wants it, remembering its best point: a line search may end on one that was refused."""
 
-    def __init__(self, head: Any, data: Dataset, parameters: list[torch.nn.Parameter], trace: Trace, stage: str):
+    def __init__(
+        self, head: Any, data: Dataset, parameters: list[torch.nn.Parameter], trace: Trace, stage: str,
+        evidence: Callable[[Dataset], torch.Tensor],
+    ):  # fmt: skip
         self.head, self.data, self.parameters, self.trace, self.stage = head, data, parameters, trace, stage
+        self.evidence = evidence
         self.points = getattr(head, "points", None)
         self.best: np.ndarray | None = None
         self.best_loss, self.refused = float("inf"), 0
@@ -87,7 +97,7 @@ class _Objective:
         write(self.parameters, torch.from_numpy(flat), self.points)
         self.head.zero_grad()
         try:
-            loss = -(self.head.log_evidence(self.data) + self.head.log_prior()) / len(self.data.train)
+            loss = -(self.evidence(self.data) + self.head.log_prior()) / len(self.data.train)
             loss.backward()
         except SolverError:
             loss = torch.tensor(float("nan"))

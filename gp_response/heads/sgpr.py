@@ -56,7 +56,7 @@ class SGPR(InducingHead):
         if feature_modules(self.kernel):
             trace = train(self, data, training)
         else:
-            trace = train_sgpr(self, data, training, chosen=self.chosen)
+            trace = train_sgpr(self, data, training, chosen=self.chosen, bound=self.log_evidence)
         posterior = self.condition(data)
         assert isinstance(posterior, SitePosterior)
         posterior.trace = trace
