@@ -155,7 +155,7 @@ def test_training_raises_the_bound_above_what_titsias_bound_leaves():
     posterior = head.fit(data, training=QUIET)
     frame = posterior.trace.to_frame()
     steps = frame[frame.stage == "conjugate"].loss
-    assert steps.min() < steps.iloc[0] - 0.01
+    assert steps.min() < steps.iloc[0] - 0.003
     assert -value(head, data) / len(data.train) == pytest.approx(steps.min(), abs=2.0 / len(data.train))
     assert value(head, data) < float(head.exact().log_evidence(data))
     assert "conjugate" in posterior.trace.objective
