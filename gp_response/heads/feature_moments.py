@@ -115,7 +115,6 @@ class _Sums:
     """Gradients of coordinates and of the kernel's tensors, None where nobody wants one."""
 
     def __init__(self, points: list[Tensor], own: list[Tensor], wanted: Any):
-        self.like = own
         zeros = [torch.zeros_like(t) if w else None for t, w in zip([*points, *own], wanted, strict=True)]
         self.points, self.own = zeros[: len(points)], zeros[len(points) :]
         self.any = any(t is not None for t in zeros)
