@@ -11,6 +11,7 @@ from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthe
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
 from gp_response.heads import (
+    CGLB,
     SGLD,
     SGPR,
     SVGP,
@@ -156,6 +157,7 @@ __all__ = [
     "two_chain",
     "MLP",
     "RBF",
+    "CGLB",
     "SGPR",
     "SVGP",
     "ArcCosine",

@@ -1,6 +1,7 @@
 """Heads: what turns a kernel and data into a posterior."""
 
 from gp_response.heads.adapters import from_gpytorch, head_from_gpytorch
+from gp_response.heads.cglb import CGLB
 from gp_response.heads.exact import Exact
 from gp_response.heads.inducing import choose_inducing, split_features
 from gp_response.heads.laplace import laplace
@@ -25,8 +26,8 @@ from gp_response.heads.trace import Trace
 from gp_response.heads.training import Training
 
 __all__ = [
-    "Chains", "Draws", "Exact", "PreconditionedSGLD", "SGLD", "SGPR", "SVGP", "SamplingPlan", "TangentKernel",
-    "TangentMean", "Trace", "Training", "choose_inducing", "draws", "effective_size", "from_gpytorch",
-    "head_from_gpytorch", "laplace", "plan_sampling", "read_devinterp", "sample", "split_features", "split_rhat",
-    "write_devinterp",
+    "CGLB", "Chains", "Draws", "Exact", "PreconditionedSGLD", "SGLD", "SGPR", "SVGP", "SamplingPlan",
+    "TangentKernel", "TangentMean", "Trace", "Training", "choose_inducing", "draws", "effective_size",
+    "from_gpytorch", "head_from_gpytorch", "laplace", "plan_sampling", "read_devinterp", "sample",
+    "split_features", "split_rhat", "write_devinterp",
 ]  # fmt: skip

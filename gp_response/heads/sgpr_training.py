@@ -7,10 +7,12 @@ at the end all of them learn together.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.heads.exact import Exact
@@ -22,14 +24,17 @@ from gp_response.heads.training import Training
 
 FEW_ROWS = 2000  # in the exact evidence to start with
 ROUNDS, STEPS = 2, 10  # of choosing points, and L-BFGS steps of the hyperparameters in each
-CHEAP, TOGETHER = 4e9, 80  # n m² beyond which a step takes seconds, and the steps that are then taken in the end
+CHEAP, TOGETHER = 5e10, 80  # n m² beyond which a step takes five seconds, and the steps that are then taken in the end
 
 
-def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) -> Trace:
+def train_sgpr(
+    head: Any, data: Dataset, training: Training, *, chosen: bool, bound: Callable[[Dataset], Tensor]
+) -> Trace:
     """Train a sparse head without features in place.
 
     Args:
         chosen: its points are chosen from the data, not given.
+        bound: Titsias' bound of the head.
     """
     started, n = time.perf_counter(), len(data.train)
     generator = torch.Generator().manual_seed(training.seed)
@@ -48,10 +53,10 @@ def train_sgpr(head: Any, data: Dataset, training: Training, *, chosen: bool) ->
         if chosen:
             _count_what_is_left_out_as_noise(head, data)
         few = [p for p in all_parameters(head) if p is not head.points]
-        minimise_evidence(head, data, brief if chosen else training, rows, generator, trace, few)
+        minimise_evidence(head, data, brief if chosen else training, rows, generator, trace, few, evidence=bound)
     if training.steps is None and rows * len(head.points) ** 2 > CHEAP:
         training = replace(training, steps=TOGETHER)
-    minimise_evidence(head, data, training, rows, generator, trace, all_parameters(head))
+    minimise_evidence(head, data, training, rows, generator, trace, all_parameters(head), evidence=bound)
     trace.train_nll = HeldOut(data, None).train_score(head)
     trace.seconds = time.perf_counter() - started
     return trace

@@ -11,7 +11,7 @@ from gp_response.kernels import dense
 from gp_response.kernels.blocks import blocks_of, tiles_of
 from gp_response.kernels.casting import call_in_dtype_of, call_with, state
 from gp_response.kernels.gradients import add_gradients
-from gp_response.kernels.points import Coordinates, batch_shape, each, leaves
+from gp_response.kernels.points import Coordinates, batch_shape, each, leaves, length
 from gp_response.kernels.tiles import RunningProduct, Tile, cut
 from gp_response.linalg.transforms import inside_transform
 
@@ -53,9 +53,16 @@ def fast_matrix(kernel: Any, x: Tensor, y: Tensor) -> Tensor:
 
 def _fast_matrix(kernel: Any, x: Tensor, y: Tensor) -> Tensor:
     cx, cy = kernel.coordinates(kernel.select(x)), kernel.coordinates(kernel.select(y))
-    blocks, out = blocks_of(kernel, cx, cy, x.dtype), x.new_empty(len(x), len(y))
+    return block_matrix(kernel, cx, cy, x.dtype)
+
+
+@torch.no_grad()
+def block_matrix(kernel: Any, cx: Coordinates, cy: Coordinates, dtype: torch.dtype, *, exact: bool = False) -> Tensor:
+    """The same between coordinates, where the kernel's tensors are in that dtype; `exact` as in `blocks_of`."""
+    blocks = blocks_of(kernel, cx, cy, dtype, exact=exact)
+    out = leaves(cx)[0].new_empty(length(cx), length(cy), dtype=dtype)
     if blocks.pairs is not None:
-        return blocks.pairs.block(slice(0, len(x)), slice(0, len(y)), out).mul_(blocks.factor)
+        return blocks.pairs.block(slice(0, len(out)), slice(0, out.shape[1]), out).mul_(blocks.factor)
     for tile in tiles_of(kernel, cx, cy):
         cut(out[tile.rows], Tile(slice(None), tile.columns, tile.depth)).copy_(blocks(tile)).mul_(blocks.factor)
     return out
@@ -129,4 +136,4 @@ def _zeros(tensors: Iterable[Tensor], wanted: Iterable[bool]) -> list[Tensor | N
     return [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
 
 
-__all__ = ["fast_matrix", "product"]
+__all__ = ["block_matrix", "fast_matrix", "product"]

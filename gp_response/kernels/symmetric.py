@@ -111,13 +111,18 @@ def symmetric_bilinear(kernel: Any, x: Tensor, u: Tensor, w: Tensor) -> Tensor:
     Differentiable in the kernel's parameters, features included, in x, u and w. The gradient evaluates half the blocks
     once more; see `blocked.product`.
     """
+    return (u.to(x.dtype) * symmetric_product(kernel, x, w.to(x.dtype))).sum()
+
+
+def symmetric_product(kernel: Any, x: Tensor, v: Tensor) -> Tensor:
+    """K(x, x) v for v (n, t) in the dtype of x, with the memory and the gradients of `symmetric_bilinear`."""
     check_points(x, None)
-    return call_in_dtype_of(x, kernel, _bilinear, x, u.to(x.dtype), w.to(x.dtype))
+    return call_in_dtype_of(x, kernel, _symmetric_product, x, v)
 
 
-def _bilinear(kernel: Any, x: Tensor, u: Tensor, w: Tensor) -> Tensor:
+def _symmetric_product(kernel: Any, x: Tensor, v: Tensor) -> Tensor:
     points = _coordinates(kernel, x)
-    return (u * blocked.product(kernel, points, points, w)).sum()
+    return blocked.product(kernel, points, points, v)
 
 
-__all__ = ["SymmetricBlocks", "symmetric_bilinear"]
+__all__ = ["SymmetricBlocks", "symmetric_bilinear", "symmetric_product"]
