@@ -126,12 +126,12 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     return {
         "LanczosCases": str(len(full)), "LanczosEntries": f"{sum(row['entries'] for row in rows):,}".replace(",", r"\,"),
         "LanczosCovered": number(100 * min(row["covered"] for row in rows), digits=4),
-        "LanczosCGCovered": number(100 * min(row["cg_covered"] for row in rows), digits=4),
+        "LanczosClosedCovered": number(100 * min(row["cg_covered"] for row in rows), digits=4),
         "LanczosParametersLow": str(min(f["parameters"] for f in full)),
         "LanczosParametersHigh": str(max(f["parameters"] for f in full)),
         "LanczosRank": str(last[0]["rank"]), "LanczosTruncation": number(max(r["truncation"] for r in last), digits=2),
         "LanczosCompletion": number(max(r["completion"] for r in last), digits=2),
         "LanczosMiddle": number(max(r["interval"] for r in last), digits=2),
         "LanczosWidth": number(max(r["bound"] for r in last), digits=2),
-        "LanczosCGMax": number(max(r["cg"] for r in rows), digits=2),
+        "LanczosClosedMax": number(max(r["cg"] for r in rows), digits=2),
     }  # fmt: skip
