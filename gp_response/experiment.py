@@ -2,7 +2,8 @@
 
 An experiment file has a docstring (claim, command, cost, expected numbers), `GRID: dict[str, list]`, `SMOKE: dict`,
 `main(**config) -> dict` (JSON-able) with annotated parameters that all have defaults, and, where the paper shows it,
-`report(results, figures) -> dict` (see `gp_response.report`).
+`report(results, figures) -> dict` (see `gp_response.report`). Files of the folder whose names begin with an underscore are no
+experiments; an experiment may import them at its top (`from _nets import train`).
 """
 
 import importlib.util
@@ -81,12 +82,15 @@ def _import(path: Path) -> types.ModuleType:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of the file look themselves up here
+    sys.path.insert(0, str(path.parent))  # where its helpers are
     try:
         spec.loader.exec_module(module)
     except GPResponseError:
         raise
     except Exception as error:
         raise InputError(f"experiment file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

@@ -1,0 +1,99 @@
+"""How well attributions foretell retraining: rank correlation over removals, its bootstrap, and the size of the error."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+Table = dict[str, "Guess"]  # by damping
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Changes foretold of each asked output, (points, sets) for the half-subsets and (points, rows) for single rows."""
+
+    halves: Tensor
+    singles: Tensor
+
+
+def additive(scores: dict[str, Tensor], removed: Tensor, singles: Tensor) -> Table:
+    """Of scores that add up, (points, rows), by damping; removed: (rows, sets), one where a row is taken away."""
+    return {damping: Guess(found @ removed, found[:, singles]) for damping, found in scores.items()}
+
+
+def lds(guess: Tensor, truth: Tensor) -> float:
+    """Linear datamodelling score: Spearman's correlation over sets, mean over points; (points, sets) each."""
+    return float(_correlation(_ranks(guess), _ranks(truth)).mean())
+
+
+def pearson(guess: Tensor, truth: Tensor) -> float:
+    """Correlation over sets, mean over points."""
+    return float(_correlation(guess.numpy(), truth.numpy()).mean())
+
+
+def errors(guess: Tensor, truth: Tensor, held: Tensor, held_truth: Tensor) -> dict[str, float]:
+    """Relative error of the size as it is, and after the one factor that suits the held-out sets best."""
+    factor = float((held * held_truth).sum() / held.square().sum())
+    found = {"error": guess, "error_scaled": factor * guess}
+    return {name: float((value - truth).norm() / truth.norm()) for name, value in found.items()} | {"factor": factor}
+
+
+def bootstrap(guesses: dict[str, Tensor], truth: Tensor, draws: int, seed: int) -> dict[str, np.ndarray]:
+    """LDS of every guess under the same draws of points and of sets with replacement, (draws,)."""
+    generator, (m, q) = np.random.default_rng(seed), truth.shape
+    found: dict[str, list[float]] = {name: [] for name in guesses}
+    for _ in range(draws):
+        at = np.ix_(generator.integers(m, size=m), generator.integers(q, size=q))
+        true = _ranks(truth.numpy()[at])
+        for name, guess in guesses.items():
+            found[name].append(float(_correlation(_ranks(guess.numpy()[at]), true).mean()))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def interval(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.quantile(values, [0.025, 0.975])]
+
+
+def _ranks(values: Any) -> np.ndarray:
+    return rankdata(values, axis=1)
+
+
+def _correlation(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Of each row; 0 for a row that does not vary."""
+    one, two = (part - part.mean(axis=1, keepdims=True) for part in (one, two))
+    size = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    return (one * two).sum(axis=1) / np.where(size > 0.0, size, 1.0)
+
+
+def assess(tables: dict[str, Table], halves: Tensor, singles: Tensor, fresh: Tensor, held: int, held_rows: int, seed: int) -> dict[str, Any]:
+    """Every method at the damping that suits the first `held` half-subsets best, scored on the others; and so for single rows.
+
+    halves, fresh: changes of retrained networks, (points, sets), from the same initial values and from others; singles: (points, rows).
+    """
+    found, kept = {}, {}
+    for name, table in tables.items():
+        best = max(table, key=lambda d: lds(table[d].halves[:, :held], halves[:, :held]))
+        best_single = max(table, key=lambda d: pearson(table[d].singles[:, :held_rows], singles[:, :held_rows]))
+        guess, single = kept.setdefault(name, table[best].halves[:, held:]), table[best_single].singles
+        found[name] = {
+            "damping": best, "lds": lds(guess, halves[:, held:]), "lds_fresh": lds(guess, fresh[:, held:]),
+            **errors(guess, halves[:, held:], table[best].halves[:, :held], halves[:, :held]),
+            "loo_damping": best_single, "loo": pearson(single[:, held_rows:], singles[:, held_rows:]),
+            **{f"loo_{k}": v for k, v in errors(single[:, held_rows:], singles[:, held_rows:], single[:, :held_rows], singles[:, :held_rows]).items()},
+        }  # fmt: skip
+        if "1" in table:
+            plain = table["1"]
+            found[name] |= {
+                "lds_untuned": lds(plain.halves[:, held:], halves[:, held:]),
+                "loo_untuned": pearson(plain.singles[:, held_rows:], singles[:, held_rows:]),
+            }
+    draws = bootstrap(kept, halves[:, held:], 300, seed)
+    for name in found:
+        found[name]["lds_interval"] = interval(draws[name])
+        found[name]["lds_minus"] = {
+            other: [found[name]["lds"] - found[other]["lds"], *interval(draws[name] - draws[other])] for other in found if other != name
+        }  # fmt: skip
+    return found
