@@ -2,9 +2,6 @@
 
 In inducing features `F = m₀ + Φᵀ W`, W (m, C) standard normal before the data. The mode has `W = Φ βρ (Y - π)`, and the precision
 there couples the classes, `Σ_cc' = δ_cc' + Φ diag(βρ (π_c δ_cc' - π_c π_c')) Φᵀ` (Rasmussen & Williams 2006, section 3.5).
-
-A field of several classes is read through points that carry one: (x, c), the class as a last column. With that a class is a
-column like any other, and everything that reads a posterior through probes reads this one.
 """
 
 from typing import Any
@@ -17,20 +14,20 @@ from gp_response.errors import InputError
 from gp_response.heads.basis import Basis
 from gp_response.heads.class_mode import ClassProblem
 from gp_response.heads.prior_mean import prior_mean_at
-from gp_response.heads.sites import Pull
+from gp_response.heads.several_classes import SeveralClasses
 from gp_response.heads.trace import Trace
 from gp_response.kernels.look import Look
 from gp_response.likelihoods import Categorical
 from gp_response.linalg.system import DenseSystem
 from gp_response.linalg.transforms import inside_transform
-from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.posterior import Certified, Probe
 from gp_response.solvers import Cholesky, Factor
 
 EPS = torch.finfo(torch.float64).eps
 GIB = 2**30
 
 
-class ClassPosterior(Posterior):
+class ClassPosterior(SeveralClasses):
     """C fields conditioned on classes; made by `Exact` and `SVGP` with a `Categorical` likelihood.
 
     `mean(x)` is (n, C), `variance(x)` (n, C) and `cov(x, y)` (n, C, m, C). What moves is the mode.
@@ -41,9 +38,6 @@ class ClassPosterior(Posterior):
         likelihood: Categorical.
         mean, beta, whole, keep: as for `SitePosterior`.
     """
-
-    conjugate = False
-    coupling = None  # the mode knows nothing of variances, and only means are read
 
     def __init__(
         self, basis: Basis, data: Dataset, *, likelihood: Categorical, mean: Any = 0.0, beta: float = 1.0,
@@ -66,14 +60,6 @@ class ClassPosterior(Posterior):
         self.factor: Factor = self.solver.factor(DenseSystem(self.precision, floor=1.0))
 
     @property
-    def classes(self) -> int:
-        return self.law.classes
-
-    @property
-    def likelihood(self) -> Categorical:
-        return self.law
-
-    @property
     def residuals(self) -> Certified:
         """`1[y = c] - p(c)` of every row and class, (n, C): the force on each field."""
         value = self.problem.labels - self.probabilities
@@ -92,52 +78,7 @@ class ClassPosterior(Posterior):
             whole=self.whole, keep=self.keep,
         )  # fmt: skip
 
-    def points(self, x: Any) -> Tensor:
-        """x as (p, d + 1) points, the class last."""
-        like, width = self.data.train.x, self.data.dim + 1
-        x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
-        if x.ndim != 2 or x.shape[1] != width:
-            raise InputError(
-                f"points of shape {tuple(x.shape)}; expected (n, {width}): {width - 1} columns and the class"
-            )
-        c = x[:, -1]
-        if not inside_transform() and not bool(((c == c.round()) & (c >= 0) & (c < self.classes)).all()):
-            raise InputError(f"points whose last column is no class; expected 0 to {self.classes - 1}")
-        return x
-
-    def every_class(self, x: Any) -> Tensor:
-        """Points x (n, d) once for each class, (n C, d + 1)."""
-        return with_classes(super().points(x), self.classes)
-
-    def mean(self, x: Tensor) -> Tensor:
-        """The mode of every field at x (n, d), (n, C)."""
-        return self._like(self.probe(self.every_class(x)).mean.value.reshape(-1, self.classes))
-
-    def variance(self, x: Tensor) -> Tensor:
-        """Predictive variances of the fields at x (n, d), (n, C)."""
-        return self._like(self.probe(self.every_class(x)).variance.value.reshape(-1, self.classes))
-
-    def cov(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Covariance of the fields that responds to data, (n, C, m, C)."""
-        left = self.probe(self.every_class(x))
-        right = left if y is None else self.probe(self.every_class(y))
-        c = self.classes
-        return self._like(left.to(right).value.reshape(len(left.points) // c, c, len(right.points) // c, c))
-
-    def predictive(self, x: Tensor, *, samples: int = 4000, seed: int = 0) -> Tensor:
-        """Probabilities of the classes at x (n, d), (n, C), averaged over draws of the fields at each point."""
-        c, found = self.classes, []
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(samples, c, generator=generator, dtype=torch.float64).to(self.data.train.x.device)
-        for part in super().points(x).split(256):
-            probe = self.probe(with_classes(part, c))
-            within = self._blocks(probe)
-            root = torch.linalg.cholesky(within + 1e-12 * torch.eye(c).to(within))
-            draws = probe.mean.value.reshape(-1, 1, c) + noise @ root.mT
-            found.append(torch.softmax(draws, dim=-1).mean(dim=1))
-        return self._like(torch.cat(found))
-
-    def _blocks(self, probe: "ClassProbe") -> Tensor:
+    def blocks(self, probe: Any) -> Tensor:
         """The C x C covariance of each point's fields, (n, C, C)."""
         c, p = self.classes, len(probe.points) // self.classes
         own = torch.stack([
@@ -150,19 +91,6 @@ class ClassPosterior(Posterior):
         x, y = self.points(x), self.points(y)
         return self._like(self.basis.prior(x[:, :-1], y[:, :-1]) * (x[:, -1:] == y[:, -1]))
 
-    def row_pull(self) -> Pull:
-        """Force (n, C) and curvature's diagonal (n, C) of one unit of weight."""
-        return Pull(self.residuals.value, self.probabilities * (1.0 - self.probabilities))
-
-    def label_pull(self) -> Pull:
-        raise InputError("relabel moves labels by a little, which classes cannot; use delete and insert")
-
-    def new_pull(self, x: Tensor, y: Tensor) -> tuple[Pull, Tensor]:
-        """The sites that labels y would be at new points x (k, d), class by class, and the fields there: (k C,) each."""
-        field = self.probe(self.every_class(x)).mean.value
-        p = torch.softmax(field.reshape(-1, self.classes), dim=-1)
-        force, curvature = self.law.indicator(y) - p, p * (1.0 - p)
-        return Pull(force.reshape(-1), curvature.reshape(-1)), field
 
 
 class ClassProbe(Probe):
@@ -206,12 +134,6 @@ class ClassProbe(Probe):
         return Certified(value, error + self.length[:, None] * other.solution.defect)
 
 
-def with_classes(x: Tensor, classes: int) -> Tensor:
-    """Points x (n, d) once for each class, (n C, d + 1), the class last."""
-    every = torch.arange(classes, dtype=x.dtype, device=x.device).repeat(len(x))
-    return torch.cat([x.repeat_interleave(classes, dim=0), every[:, None]], dim=1)
-
-
 def _refuse_what_does_not_fit(size: int) -> None:
     need = 3 * 8 * size**2
     if need > 8 * GIB:
@@ -220,4 +142,4 @@ def _refuse_what_does_not_fit(size: int) -> None:
         )
 
 
-__all__ = ["ClassPosterior", "ClassProbe", "with_classes"]
+__all__ = ["ClassPosterior", "ClassProbe"]

@@ -52,7 +52,7 @@ class Look:
         """The reading of a function from points (p, d) to (..., p) or (p, ...), each entry of which reads one point."""
         if self.direction is None:
             return function(self.points)
-        return _slope(function, self.points, self.direction)
+        return slope(function, self.points, self.direction)
 
     def through(self, holder: Any, function: Callable[[Any, Tensor], Tensor]) -> Tensor:
         """The reading of `function(holder, points)`, (..., p); `holder.part(c)`, a kernel or a basis, is that of component c."""
@@ -81,7 +81,7 @@ class Look:
         return torch.argsort(torch.argsort(self.component, stable=True))
 
 
-def _slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
+def slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
     """The derivative along a direction by two pullbacks, the second of which is linear.
 
     Forward mode would be shorter. Nested in itself it silently returns zeros through autograd.Functions with a jvp rule, as
@@ -161,4 +161,4 @@ def _refuse_rough(kernel: Any, look: Look, z: Callable[[Tensor], Tensor], found:
         )
 
 
-__all__ = ["Look", "between", "own", "pairs"]
+__all__ = ["Look", "between", "own", "pairs", "slope"]

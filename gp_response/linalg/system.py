@@ -50,20 +50,21 @@ class System(Protocol):
 
 
 class DenseSystem:
-    """A matrix given by its entries, which are taken as exact.
+    """A matrix given by its entries, which are taken as exact but for `off`.
 
     Args:
         matrix: (n, n) symmetric positive definite, float32 or float64.
         floor: a lower bound of its eigenvalues, if one is known.
+        off: bound on the norm of what the entries themselves are off by.
 
     Raises:
         InputError: not square.
     """
 
-    def __init__(self, matrix: Tensor, *, floor: float | None = None):
+    def __init__(self, matrix: Tensor, *, floor: float | None = None, off: float = 0.0):
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise InputError(f"a matrix of shape {tuple(matrix.shape)}; expected (n, n)")
-        self.matrix, self.floor = matrix, floor
+        self.matrix, self.floor, self.off = matrix, floor, off
         self.n, self.device, self.dtype = len(matrix), matrix.device, matrix.dtype
         self.shift = torch.zeros(self.n, dtype=torch.float64, device=matrix.device)
 
@@ -75,12 +76,8 @@ class DenseSystem:
 
     def rounding(self, v: Tensor, *, extended: bool = False) -> Tensor:
         # Summed in twice the precision, and rounded once: far below anything a residual in float64 can be.
-        return (
-            torch.finfo(torch.float64).eps ** 2
-            * self.n
-            * torch.linalg.matrix_norm(self.matrix.double())
-            * v.norm(dim=0)
-        )
+        summed = torch.finfo(torch.float64).eps ** 2 * self.n * torch.linalg.matrix_norm(self.matrix.double())
+        return (summed + self.off) * v.norm(dim=0)
 
     def diagonal(self) -> Tensor:
         return self.matrix.diagonal().double()

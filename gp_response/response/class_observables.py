@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
-from gp_response.heads.class_posterior import with_classes
+from gp_response.heads.class_points import with_classes
 from gp_response.response.observable import Derivatives, Marginals, Observable
 
 

@@ -14,7 +14,7 @@ from gp_response.response.energy import Energy
 from gp_response.response.motion import Motion, require_gaussian, site_motion
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Rows, normaliser, weight_scale
-from gp_response.response.prior_motion import prior_motion
+from gp_response.response.prior_motions import prior_motion
 from gp_response.response.shift_motion import ShiftMotion
 from gp_response.response.tangent import MEAN, set_natural, tangents
 

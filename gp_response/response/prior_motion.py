@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.kernels.look import Look, own
 from gp_response.posterior import Certified, Posterior, Probe
@@ -34,7 +33,7 @@ class PriorMotion(Motion):
 
     def marginals(self, probe: Probe) -> tuple[Certified, Certified]:
         found = [self._marginals(probe, tangent) for tangent in self.entries]
-        return _stacked([mean for mean, _ in found]), _stacked([variance for _, variance in found])
+        return stacked([mean for mean, _ in found]), stacked([variance for _, variance in found])
 
     def _marginals(self, probe: Any, tangent: Tangent) -> tuple[Certified, Certified]:
         raise NotImplementedError
@@ -88,11 +87,11 @@ class ExactPriorMotion(PriorMotion):
             value = 0.5 * a.dot(moved[:, 0]) + a.dot(mean) - 0.5 * trace.value
             error = e.dot(moved[:, 0].abs() + mean.abs()) + 0.5 * norm * e.norm() ** 2 + 0.5 * trace.error
             fits.append(Certified(value, error + ROUNDING * (a.abs().dot(size[:, 0]) + a.abs().dot(mean.abs()))))
-        return _stacked(fits)
+        return stacked(fits)
 
     def learning_coefficient(self) -> Certified:
         """`½ tr A⁻¹DA⁻¹ K̇`."""
-        return _stacked([Certified(0.5 * t.value, 0.5 * t.error) for t in self._traces(squared=True)])
+        return stacked([Certified(0.5 * t.value, 0.5 * t.error) for t in self._traces(squared=True)])
 
     def _product(self, tangent: Tangent, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`K̇ v`, `|K̇| |v|` (n, t) and the Frobenius norm of K̇, a block of rows at a time."""
@@ -234,7 +233,7 @@ class SparsePriorMotion(PriorMotion):
             rows = self._moved(tangent, Look(self.x))
             prior = tangent.of(basis.kernel, lambda k: k.diagonal(basis.z(self.x)))
             found.append(one(tangent, rows, prior))
-        return _stacked(found)
+        return stacked(found)
 
     def _traced(self, parts: tuple[Tensor, ...], rows: Tensor, defect: Tensor) -> Certified:
         _, alpha, precision, features = self.frame
@@ -246,20 +245,9 @@ class SparsePriorMotion(PriorMotion):
         return Certified(total, solved + (self.posterior.basis.off + ROUNDING) * (size + reach))
 
 
-def prior_motion(posterior: Posterior, entries: list[Tangent]) -> PriorMotion:
-    """The motion by hyperparameters of a posterior of either kind."""
-    if isinstance(posterior, ExactPosterior):
-        return ExactPriorMotion(posterior, entries)
-    if hasattr(posterior, "basis") and posterior.conjugate:
-        return SparsePriorMotion(posterior, entries)
-    raise InputError(
-        f"{type(posterior).__name__} with {posterior.likelihood!r} has no closed response to hyperparameters; use "
-        "refit_response(head, data, ...)"
-    )
-
-
-def _stacked(parts: list[Certified]) -> Certified:
+def stacked(parts: list[Certified]) -> Certified:
+    """Entry by entry along a last axis."""
     return Certified(torch.stack([p.value for p in parts], dim=-1), torch.stack([p.error for p in parts], dim=-1))
 
 
-__all__ = ["ExactPriorMotion", "PriorMotion", "SparsePriorMotion", "prior_motion"]
+__all__ = ["ExactPriorMotion", "PriorMotion", "SparsePriorMotion", "stacked"]

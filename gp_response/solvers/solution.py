@@ -25,6 +25,7 @@ class Solution:
         left: `b - A v` itself, the shape of B, in float64.
         error: bound on `|v - A⁻¹b|` of every entry, the shape of B; inf where no lower bound of A is known.
         diagnostics: what was done: precisions, history of residuals, rank of the preconditioner, seconds.
+        energy: bound on `√(ρᵀA⁻¹ρ)` for the residual ρ per column, where more is known than `defect` says; else None.
     """
 
     value: Tensor
@@ -35,6 +36,7 @@ class Solution:
     left: Tensor
     error: Tensor
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    energy: Tensor | None = None
 
     def column(self) -> "Solution":
         """The only column, without its dimension."""

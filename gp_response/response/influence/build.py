@@ -9,7 +9,8 @@ from gp_response.errors import InputError, unknown_name
 from gp_response.linalg.blocks import block_size, byte_budget
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Posterior
-from gp_response.response.influence.covariance import PROBES, ExactRows, RowCovariance, row_covariance
+from gp_response.response.influence.covariance import PROBES, RowCovariance
+from gp_response.response.influence.kinds import row_covariance
 from gp_response.response.influence.operator import Influence
 from gp_response.response.influence.squares import Recomputed, Sampled, Spanned, Squares
 from gp_response.solvers import FactoredCholesky
@@ -35,7 +36,7 @@ def influence(
     or influence matrix.
 
     Args:
-        posterior: of `gr.Exact` (any solver), `gr.SGPR` or `gr.SVGP`, with a Gaussian likelihood.
+        posterior: of `gr.Exact` (any solver), `gr.SGPR`, `gr.SVGP` or `gr.laplace`, with a Gaussian likelihood.
         method: of the second term. "exact": S itself, kept where memory allows. "low-rank": `S ≈ FᵀF` and the diagonal of
             S, with a bound from the diagonal of what is left; of sparse posteriors it is exact. "sampled": random signs
             around the low-rank part, unbiased, with a standard error. None chooses: low-rank for sparse posteriors, exact
@@ -78,7 +79,7 @@ def _check(method: Any, rank: Any, tolerance: Any, probes: Any) -> None:
 
 
 def _choose(covariance: RowCovariance, budget: float | None) -> tuple[str, str]:
-    if not isinstance(covariance, ExactRows):
+    if covariance.spans:
         return "low-rank", "exact for inducing features"
     if not _fits(covariance, budget):
         return "low-rank", "S does not fit into memory"
@@ -101,7 +102,7 @@ def _squares(
     budget: float | None,
 ) -> Squares:  # fmt: skip
     if method == "exact":
-        if not isinstance(covariance, ExactRows) and rank is None:
+        if covariance.spans and rank is None:
             return covariance.low_rank(None, tolerance=0.0, seed=seed)
         if _fits(covariance, budget):
             return covariance.whole()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.site_posterior import SitePosterior
 from gp_response.kernels.blocked import fast_matrix
@@ -34,6 +33,8 @@ class RowCovariance(ABC):
     def __init__(self, posterior: Any):
         self.posterior, self.n = posterior, len(posterior.data.train)
         self.every = torch.arange(self.n, device=posterior.data.train.x.device)
+
+    spans = False  # whether the low-rank form is S itself
 
     @property
     @abstractmethod
@@ -204,6 +205,7 @@ class SiteRows(RowCovariance):
     """`S = Φᵀ Σ⁻¹ Φ` of a posterior in m inducing features, which is of rank m: its low-rank form is exact."""
 
     posterior: SitePosterior
+    spans = True
 
     @cached_property
     def own(self) -> Certified:
@@ -257,29 +259,4 @@ def usual_rank(n: int) -> int:
     return min(n, 64 + 8 * int(n**0.5), 2048)
 
 
-def row_covariance(posterior: Any) -> RowCovariance:
-    """S of a posterior's training rows.
-
-    Raises:
-        InputError: several classes, a likelihood that is not Gaussian, or a posterior of an unknown kind.
-    """
-    if hasattr(posterior, "classes"):
-        raise InputError(
-            "influence among rows is not there for several classes; use "
-            "gr.susceptibility(posterior, gr.loss(x, y), gr.reweight())"
-        )
-    if not posterior.conjugate:
-        raise InputError(
-            f"influence needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}; for blocks of rows use "
-            'gr.fluctuation(posterior, gr.loss(x[rows], y[rows]), gr.reweight()).to("kernel")'
-        )
-    kinds: tuple[tuple[type, type[RowCovariance]], ...] = ((ExactPosterior, ExactRows), (SitePosterior, SiteRows))
-    for kind, rows in kinds:
-        if isinstance(posterior, kind):
-            return rows(posterior)
-    raise InputError(
-        f"influence got a {type(posterior).__name__}; expected a posterior of gr.Exact, gr.SGPR or gr.SVGP"
-    )
-
-
-__all__ = ["ExactRows", "RowCovariance", "SiteRows", "row_covariance", "usual_rank"]
+__all__ = ["ExactRows", "RowCovariance", "SiteRows", "usual_rank"]

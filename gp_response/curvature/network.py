@@ -1,0 +1,177 @@
+"""A module as a function of chosen parameters: outputs, and products with the Jacobian J of the outputs."""
+
+from collections.abc import Mapping
+from copy import copy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gp_response.curvature.attention import plain_attention
+from gp_response.curvature.frozen import refuse_unfrozen, refuse_unsteady
+from gp_response.curvature.modes import ForwardMode, Mode, Parts, ReverseMode
+from gp_response.curvature.probe import choose_mode
+from gp_response.curvature.selection import Selection, select
+from gp_response.errors import InputError
+
+
+class Network:
+    """A trained module, taken as it stands and never changed: parameters and buffers are copied.
+
+    Attributes:
+        names, shapes: of the P parameters chosen, in the order of a flat vector.
+        count: P.
+        origin: their values, (P,).
+
+    Args:
+        module: maps inputs with rows first to outputs (n,), (n, C), or (n, L, C) for sequences; in evaluation mode.
+        parameters: see `select`.
+
+    Raises:
+        InputError: layers in training mode, parameters of several types or devices, none chosen.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Selection = "all"):
+        if not isinstance(module, nn.Module):
+            raise InputError(f"got a {type(module).__name__}; expected a torch.nn.Module")
+        self.names = select(module, parameters)
+        refuse_unfrozen(module)
+        given = {name: p.detach() for name, p in module.named_parameters()}
+        self.shapes = tuple(given[name].shape for name in self.names)
+        self.module = module
+        _refuse_mixed({name: given[name] for name in self.names})
+        self.origin = torch.cat([given[name].reshape(-1) for name in self.names])
+        self._fixed = {name: p.clone() for name, p in given.items() if name not in set(self.names)}
+        self._buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+        self._mode: Mode | None = None
+
+    @property
+    def count(self) -> int:
+        """P, the number of parameters chosen."""
+        return len(self.origin)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.origin.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.origin.device
+
+    def double(self) -> "Network":
+        """The same network in float64."""
+        other = copy(self)
+        other.origin = self.origin.double()
+        other._fixed = {name: _doubled(t) for name, t in self._fixed.items()}
+        other._buffers = {name: _doubled(t) for name, t in self._buffers.items()}
+        return other
+
+    def vector(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Tensors by name as one vector (P,).
+
+        Raises:
+            InputError: names missing or unknown, or other shapes.
+        """
+        wrong = sorted(set(parts) ^ set(self.names))
+        if wrong:
+            raise InputError(f"tensors by name: {wrong[0]!r} is missing or not among the parameters chosen")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if parts[name].shape != shape:
+                raise InputError(f"{name!r} has shape {tuple(parts[name].shape)}; expected {tuple(shape)}")
+        return torch.cat([parts[name].reshape(-1) for name in self.names])
+
+    def tree(self, vector: Tensor) -> Parts:
+        """A vector (..., P) as tensors by name, (..., *shape): views."""
+        if vector.shape[-1:] != (self.count,):
+            raise InputError(f"got a vector of shape {tuple(vector.shape)}; expected (..., {self.count})")
+        pieces = vector.split([shape.numel() for shape in self.shapes], dim=-1)
+        named = zip(self.names, self.shapes, pieces, strict=True)
+        return {name: piece.unflatten(-1, shape) if len(shape) else piece[..., 0] for name, shape, piece in named}
+
+    def call(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Outputs (n, C) or (n, L, C) at parameters θ (P,); differentiable in both."""
+        return self.at(self.tree(theta), x)
+
+    def at(self, parts: Parts, x: Tensor) -> Tensor:
+        """Outputs at parameters by name; floating inputs are cast to the network's type."""
+        x = self.inputs(x)
+        with plain_attention():
+            return _rows_first(functional_call(self.module, {**self._fixed, **self._buffers, **parts}, (x,)), len(x))
+
+    def output(self, x: Tensor) -> Tensor:
+        """Outputs (n, C), or (n, L, C), of the network as it stands, without gradients."""
+        with torch.no_grad():
+            return self.at(self.tree(self.origin), x)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Rows on the network's device, floating ones in its type."""
+        return x.to(self.device, self.dtype) if x.is_floating_point() else x.to(self.device)
+
+    def push(self, x: Tensor, V: Tensor) -> Tensor:
+        """J V of directions (P, t) for these rows, (*outputs, t), by forward mode where the network has one."""
+        return self.push_rows(x, _columns(V, self.count))[1].movedim(0, -1)
+
+    def pull(self, x: Tensor, U: Tensor) -> Tensor:
+        """Jᵀ U of cotangents (*outputs, t) summed over these rows, (P, t), by reverse mode."""
+        parts = self.pull_rows(x, U.movedim(-1, 0))
+        return torch.cat([parts[name].flatten(1) for name in self.names], dim=1).mT
+
+    def push_rows(self, x: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs, and J v for every row v of V (t, P): (t, *outputs)."""
+        return self.mode(x).push(partial(self.at, x=x), self.tree(self.origin), self.tree(V))
+
+    def pull_rows(self, x: Tensor, U: Tensor) -> Parts:
+        """Jᵀ u for every u of U (t, *outputs), by name, (t, *shape)."""
+        return self.mode(x).pull(partial(self.at, x=x), self.tree(self.origin), U)
+
+    def mode(self, x: Tensor) -> Mode:
+        """How derivatives are taken, chosen at the first rows seen."""
+        if self._mode is None:
+            at = self.tree(self.origin)
+            self._mode = choose_mode(partial(self.at, x=x[:1]), at, (ForwardMode(), ReverseMode()))
+        return self._mode
+
+    def check(self, x: Tensor) -> None:
+        """Raise InputError unless the output of a row is a function of the row and the parameters alone.
+
+        The first rows of x are evaluated twice, and one at a time.
+        """
+        refuse_unsteady(self.output, self.inputs(x[:4]), self._buffers)
+
+    def __repr__(self) -> str:
+        chosen = f"{self.count} parameters in {len(self.names)} tensors"
+        return f"Network({type(self.module).__name__}, {chosen}, {str(self.dtype)[6:]} on {self.device})"
+
+
+def _doubled(t: Tensor) -> Tensor:
+    return t.double() if t.is_floating_point() else t
+
+
+def _refuse_mixed(chosen: Parts) -> None:
+    kinds = {(p.dtype, p.device) for p in chosen.values()}
+    if len(kinds) > 1:
+        raise InputError(f"parameters chosen are of {len(kinds)} types or devices, {kinds}; give a network of one")
+    if next(iter(kinds))[0] not in (torch.float32, torch.float64):
+        raise InputError(f"parameters are {next(iter(kinds))[0]}; call net.float() or net.double() on a copy first")
+
+
+def _rows_first(output: Any, n: int) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise InputError(f"the network returned a {type(output).__name__}; wrap it in a module that returns one tensor")
+    output = output[:, None] if output.ndim == 1 else output
+    if output.ndim not in (2, 3) or len(output) != n:
+        raise InputError(
+            f"the network returned shape {tuple(output.shape)} for {n} rows; expected ({n},), ({n}, C) or ({n}, L, C)"
+        )
+    return output
+
+
+def _columns(V: Tensor, count: int) -> Tensor:
+    if V.ndim != 2 or len(V) != count:
+        raise InputError(f"got directions of shape {tuple(V.shape)}; expected ({count}, t)")
+    return V.mT.contiguous()
+
+
+__all__ = ["Network"]

@@ -1,0 +1,168 @@
+"""The Gaussian posterior of a linearised network, read in the space of its parameters; its covariance is never formed.
+
+In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one solve
+`z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ is off by
+`g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it, `S_ii <= σ_i²/(βρ_i)`.
+Products of two solves are corrected by the residual of one, so that their error is the product of two.
+"""
+
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from gp_response.data import Dataset
+from gp_response.heads.bracket_probe import BracketProbe
+from gp_response.heads.network_model import NetworkModel
+from gp_response.heads.network_probe import NetworkProbe
+from gp_response.heads.network_rows import NetworkRows
+from gp_response.heads.network_system import NetworkSystem
+from gp_response.heads.prior_evidence import PriorChoice
+from gp_response.heads.tangent_kernel import TangentKernel
+from gp_response.heads.tangent_map import require_slopes
+from gp_response.kernels.look import Look
+from gp_response.linalg.blocks import block_size, byte_budget
+from gp_response.linalg.bracket import Coordinates
+from gp_response.linalg.system import ROUNDING
+from gp_response.posterior import Certified, Posterior
+from gp_response.solvers import Factor, FactoredLanczos, Solution
+
+COPIES = 8  # of the gradient of a point while it is looked from
+TANGENTS = 16  # directions swept together
+
+
+class NetworkField(Posterior):
+    """What posteriors of linearised networks share, whatever the likelihood.
+
+    Args:
+        model: network, prior, likelihood, solver.
+        data: n training rows.
+    """
+
+    def __init__(self, model: NetworkModel, data: Dataset):
+        self.model, self.data = model, data
+        self.beta, self.solver, self.noise = model.beta, model.solver, model.noise
+        self.rows: NetworkRows = model.rows(data)
+        self.move: Solution | None = None  # of the whitened parameters, where their mean is not θ*
+        self.prior_choice: PriorChoice | None = None  # where the evidence chose the prior's precision
+
+    @property
+    def floor(self) -> float:
+        """Lower bound of the eigenvalues of B."""
+        return self.system.floor
+
+    @cached_property
+    def system(self) -> NetworkSystem:
+        """B, by its products."""
+        return self.model.system(self.data, float(self._size()))
+
+    @cached_property
+    def factor(self) -> Factor:
+        """B, as the solver has prepared it."""
+        return self.model.solver.factor(self.system)
+
+    def settled(self) -> Self:
+        """Itself, with the solver prepared, so that what cannot be solved is refused now."""
+        _ = self.factor
+        return self
+
+    def _size(self) -> Tensor:
+        """Bound on the trace of the whitened curvature, 0-dim."""
+        raise NotImplementedError
+
+    @property
+    def eps(self) -> float:
+        """Rounding of a gradient or a product with one, relative to its length."""
+        return ROUNDING * torch.finfo(self.model.tangent.network.dtype).eps
+
+    @cached_property
+    def kernel(self) -> TangentKernel:
+        """The tangent kernel; for names of its hyperparameters."""
+        tangent = self.model.tangent
+        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs)
+
+    def probe(self, x: Tensor | Look) -> NetworkProbe:
+        look = self.look(x)
+        require_slopes(self.model.tangent, look)
+        return BracketProbe(self, look) if isinstance(self.factor, FactoredLanczos) else NetworkProbe(self, look)
+
+    def gradients(self, look: Look) -> Tensor:
+        """Whitened gradients of readings, (P, p) float64."""
+        found = look.double().of(lambda z: self.model.tangent.gradient(z).T)
+        return self.rows._over(found.detach().double())
+
+    def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """`S_jj` of training rows (k,), one solve each."""
+        value, error, converged = [], [], []
+        for some in tqdm(rows.split(self._step()), desc="own variances", disable=not progress, leave=False):
+            probe = self.probe(self.row_points[some])
+            value.append(probe.variance.value)
+            error.append(probe.variance.error)
+            converged.append(probe.converged)
+        return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
+
+    def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
+        """As for any posterior; among few rows by products of two solves, whose errors are products of two."""
+        if others is not None or len(rows) > self._step():
+            return super().among(rows, others, progress=progress)
+        probe = self.probe(self.row_points[rows])
+        return probe.to(probe), probe.converged
+
+    def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
+        one, other = (self.gradients(Look(self.points(part))) for part in (x, y))
+        return self._like(one.T @ other)
+
+    @property
+    def row_points(self) -> Tensor:
+        """The training rows as points."""
+        return self.data.train.x
+
+    @cached_property
+    def row_roots(self) -> Tensor:
+        """Bound on `√S_ii` of every row and output, (n C,)."""
+        return self.rows.lengths / self.floor**0.5
+
+    @cached_property
+    def row_coordinates(self) -> Coordinates:
+        """Coordinates of the gradients of all rows and outputs in the Krylov basis of `Lanczos()`, by one sweep."""
+        assert isinstance(self.factor, FactoredLanczos)
+        basis = self.factor.bracket.basis
+        every = torch.eye(basis.m, dtype=torch.float64, device=self.rows.x.device)
+        low = [self.rows.spread(basis.lift(some.T)).flatten(0, 1).T for some in every.split(TANGENTS)]
+        return Coordinates(torch.cat(low), self.rows.lengths.square())
+
+    @property
+    def parts(self) -> list[Any]:
+        model = self.model
+        held = [self.kernel.origin, self.kernel.held, repr(model.tangent.network.module), model.tangent.inputs]
+        return [self.beta, model.precision, model.likelihood, model.kind, *held]
+
+    def energy(self, solution: Solution) -> Tensor:
+        """Bound on `√(ρᵀB⁻¹ρ)` of every column of a solve, (p,)."""
+        if solution.energy is not None:
+            return solution.energy
+        return solution.defect / self.floor**0.5
+
+    def mean_of(self, look: Look) -> Certified:
+        look = look.double()
+        value, gradients = look.of(self.model.tangent.value).detach().double(), self.gradients(look)
+        length = gradients.norm(dim=0)
+        error = self.eps * (value.abs() + length * self.origin_length)
+        if self.move is None:
+            return Certified(value, error)
+        moved, lost = self.move.value[:, 0], self.energy(self.move) + self.eps * self.move.value.norm()
+        return Certified(value + gradients.T @ moved, error + length / self.floor**0.5 * lost)
+
+    @cached_property
+    def origin_length(self) -> Tensor:
+        """Length of the whitened parameters, 0-dim."""
+        return (self.model.root * self.model.tangent.network.origin.double()).norm()
+
+    def _step(self) -> int:
+        x = self.data.train.x
+        return block_size(COPIES * 8 * self.model.tangent.count, byte_budget(None, x.device), most=256)
+
+
+__all__ = ["NetworkField"]

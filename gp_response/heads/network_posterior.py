@@ -1,0 +1,82 @@
+"""A linearised network under Gaussian noise: a Gaussian process with the tangent kernel, in the space of its parameters."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gp_response.data import Dataset
+from gp_response.heads.network_model import NetworkModel
+from gp_response.heads.network_output import OneOutput
+from gp_response.heads.tangent_kernel import TangentMean
+from gp_response.posterior import Certified
+
+
+class NetworkPosterior(OneOutput):
+    """A linearised network conditioned on data with Gaussian noise; made by `laplace`.
+
+    The prior is centred where the trained parameters θ* are the posterior mean; `reweighted` keeps that prior.
+
+    Args:
+        model: network, prior, likelihood, solver.
+        data: n training rows.
+        pull: `Λ₀(θ₀ - θ*)` whitened, (P,), of a prior that is centred already; None: θ* is stationary.
+    """
+
+    def __init__(self, model: NetworkModel, data: Dataset, *, pull: Tensor | None = None):
+        super().__init__(model, data)
+        if pull is not None:
+            self.pull = pull
+            forces = self.rows.gather(self.forces[:, None, None])
+            self.move = self.factor.solve(forces + pull[:, None])
+
+    @property
+    def precisions(self) -> Tensor:
+        """`βρ_i/σ_i²`, (n,)."""
+        return self.beta * self.data.train.weights.double() / self.row_noise
+
+    @property
+    def forces(self) -> Tensor:
+        return self.precisions * (self.data.train.y.double() - self.outputs)
+
+    @cached_property
+    def prior_mean(self) -> TangentMean:
+        """m(x) of the process."""
+        return self.head.prior_mean
+
+    def reweighted(self, weights: Tensor) -> "NetworkPosterior":
+        return NetworkPosterior(self.model, self._data_at(weights), pull=self.pull)
+
+    @property
+    def residuals(self) -> Certified:
+        y = self.data.train.y.double()
+        value = y - self.outputs
+        error = self.eps * (y.abs() + self.outputs.abs() + self.rows.lengths * self.origin_length)
+        if self.move is None:
+            return Certified(value, error)
+        value = value - self.rows.spread(self.move.value)[:, 0, 0]
+        rounding = self.eps * self.move.value.norm() * self.rows.lengths
+        return Certified(value, error + self.row_roots * self.energy(self.move) + rounding)
+
+    @property
+    def away(self) -> Tensor:
+        """`Λ₀^½ (θ₀ - ⟨θ⟩)`, how far the posterior is from the centre of its prior, (P,)."""
+        return self.pull if self.move is None else self.pull - self.move.value[:, 0]
+
+    def log_evidence(self) -> Tensor:
+        """`log ∫ p₀(θ) exp(-β Σ ρ_i ℓ_i)` of the linearised network, 0-dim.
+
+        Raises:
+            InputError: the solver gives no determinant.
+        """
+        gibbs = (self.data.train.weights.double() * (2.0 * torch.pi * self.row_noise).log()).sum()
+        fit = (self.precisions * self.residuals.value.square()).sum()
+        return -0.5 * (fit + self.away.square().sum() + self.factor.logdet() + self.beta * gibbs)
+
+    @property
+    def parts(self) -> list[Any]:
+        return [*super().parts, self.noise, self.pull]
+
+
+__all__ = ["NetworkPosterior"]

@@ -1,0 +1,97 @@
+"""A network as a linear function of its parameters, at points: its outputs, their gradients, and moves along a direction.
+
+Points are rows (n, d) of a data set, and for several outputs rows (n, d + 1) with the output as a last column. `Inputs` says what
+the module is given for them: the rows themselves, or images, or sequences of integers that a row holds flattened.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from gp_response.curvature import Network
+from gp_response.errors import InputError
+from gp_response.kernels.look import Look, slope
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a row of d numbers is for the module: its shape, and the integer type where it is no number.
+
+    Attributes:
+        shape: of one input, d in all.
+        dtype: an integer type for tokens; None: floating, as the points are.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+    def of(self, x: Tensor) -> Tensor:
+        """Rows (n, d) as the module takes them, (n, *shape)."""
+        x = x.reshape(len(x), *self.shape)
+        return x if self.dtype is None else x.round().to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class TangentMap:
+    """`f(x; θ) ≈ f(x; θ*) + J(x)(θ - θ*)` for chosen parameters.
+
+    Attributes:
+        network: in the precision that everything is computed in.
+        inputs: what the module takes.
+        outputs: C where points carry the output as a last column; None for a single one.
+    """
+
+    network: Network
+    inputs: Inputs
+    outputs: int | None = None
+
+    @property
+    def count(self) -> int:
+        """P."""
+        return self.network.count
+
+    def value(self, x: Tensor) -> Tensor:
+        """The output that each point reads, (p,), differentiable in x."""
+        return self._at(self.network.origin, x)
+
+    def every(self, x: Tensor) -> Tensor:
+        """All outputs at rows x (n, d), (n, C)."""
+        return self.network.output(self.inputs.of(x.to(self.network.dtype)))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """The gradient of each reading by the parameters, (p, P), differentiable in x."""
+
+        def one(theta: Tensor, point: Tensor) -> Tensor:
+            return self._at(theta, point[None])[0]
+
+        return vmap(grad(one), (None, 0))(self.network.origin, x.to(self.network.dtype))
+
+    def moved(self, x: Tensor, direction: Tensor) -> Tensor:
+        """`J(x) v` of each reading, (p,), for v (P,): differentiable in x and v, also in forward mode."""
+        return slope(lambda theta: self._at(theta, x), self.network.origin, direction.to(self.network.origin))
+
+    def push(self, x: Tensor, directions: Tensor) -> Tensor:
+        """`J v` of all outputs at rows x (n, d) for v (P, t), (n, C, t), by one forward-mode sweep."""
+        return self.network.push(self.inputs.of(x.to(self.network.dtype)), directions.to(self.network.origin))
+
+    def pull(self, x: Tensor, forces: Tensor) -> Tensor:
+        """`Jᵀ u` for u (n, C, t) on all outputs at rows x (n, d), (P, t), by reverse mode."""
+        return self.network.pull(self.inputs.of(x.to(self.network.dtype)), forces.to(self.network.origin))
+
+    def _at(self, theta: Tensor, x: Tensor) -> Tensor:
+        x = x.to(self.network.dtype)
+        if self.outputs is None:
+            return self.network.call(theta, self.inputs.of(x))[:, 0]
+        which = (x[:, -1:] == torch.arange(self.outputs, dtype=x.dtype, device=x.device)).to(theta)
+        return (self.network.call(theta, self.inputs.of(x[:, :-1])) * which).sum(dim=-1)
+
+
+def require_slopes(tangent: TangentMap, look: Look) -> None:
+    """Refuse slopes along what is no number."""
+    if look.direction is not None and tangent.inputs.dtype is not None:
+        raise InputError("tokens do not move by a little, so the network has no slope there; use value or contrast")
+
+
+__all__ = ["Inputs", "TangentMap", "require_slopes"]
