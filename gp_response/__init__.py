@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
 from gp_response import acquisition, kernels, scores, testing
+from gp_response.curvature import fisher, ggn, hessian
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic
 from gp_response.errors import DataError, GPResponseError, InputError, MissingDependency, SolverError
 from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
@@ -13,11 +14,14 @@ from gp_response.heads import (
     SGPR,
     SVGP,
     Exact,
+    TangentKernel,
+    TangentMean,
     Trace,
     Training,
     choose_inducing,
     from_gpytorch,
     head_from_gpytorch,
+    laplace,
     split_features,
 )
 from gp_response.kernels import (
@@ -108,7 +112,7 @@ from gp_response.response import (
     variance,
     waic,
 )
-from gp_response.solvers import CG, Cholesky, Solution
+from gp_response.solvers import CG, Cholesky, Dense, Lanczos, Solution
 
 __version__ = "0.1.0"
 
@@ -136,6 +140,7 @@ __all__ = [
     "Constant",
     "DataError",
     "Dataset",
+    "Dense",
     "DotKernel",
     "Eigenmodes",
     "Encoder",
@@ -148,6 +153,7 @@ __all__ = [
     "InformationCriteria",
     "InputError",
     "Kernel",
+    "Lanczos",
     "LeaveOneOut",
     "Likelihood",
     "Linear",
@@ -180,6 +186,8 @@ __all__ = [
     "Sum",
     "Susceptibility",
     "TotalSusceptibility",
+    "TangentKernel",
+    "TangentMean",
     "Trace",
     "Training",
     "UnitBox",
@@ -193,15 +201,19 @@ __all__ = [
     "evidence",
     "fdt_gap",
     "finite_response",
+    "fisher",
     "fluctuation",
     "from_gpytorch",
     "gradient",
     "head_from_gpytorch",
+    "ggn",
+    "hessian",
     "hyperparameter",
     "influence",
     "insert",
     "jackknife_covariance",
     "kernels",
+    "laplace",
     "learning_coefficient",
     "leave_one_out",
     "load",

@@ -32,9 +32,9 @@ class ForwardMode:
 
     def push(self, f: Function, at: Parts, directions: Parts) -> tuple[Tensor, Tensor]:
         if _count(directions) == 1:
-            output, tangent = jvp(f, (at,), (_only(directions),))
+            output, tangent = jvp(f, (at,), (_only(directions),))[:2]
             return output, tangent[None]
-        return vmap(lambda v: jvp(f, (at,), (v,)), out_dims=(None, 0))(directions)
+        return vmap(lambda v: jvp(f, (at,), (v,))[:2], out_dims=(None, 0))(directions)  # type: ignore[arg-type]
 
     def pull(self, f: Function, at: Parts, cotangents: Tensor) -> Parts:
         pullback = vjp(f, at)[1]

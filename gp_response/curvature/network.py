@@ -68,6 +68,27 @@ class Network:
         other._buffers = {name: _doubled(t) for name, t in self._buffers.items()}
         return other
 
+    @property
+    def held(self) -> Parts:
+        """Parameters not chosen, and buffers, by name: copies."""
+        return {**self._fixed, **self._buffers}
+
+    def narrowed(self, parameters: Selection) -> "Network":
+        """The same network with fewer parameters chosen; the rest are held where they are.
+
+        Raises:
+            InputError: none of those chosen here.
+        """
+        names = tuple(name for name in select(self.module, parameters) if name in self.names)
+        if not names:
+            raise InputError(f"parameters={parameters!r} are none of the {len(self.names)} tensors chosen before")
+        parts, other = self.tree(self.origin), copy(self)
+        other.names, other.shapes = names, tuple(parts[name].shape for name in names)
+        other.origin = torch.cat([parts[name].reshape(-1) for name in names])
+        other._fixed = {**self._fixed, **{name: part.clone() for name, part in parts.items() if name not in names}}
+        other._mode = None
+        return other
+
     def vector(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Tensors by name as one vector (P,).
 

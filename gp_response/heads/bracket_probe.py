@@ -1,8 +1,9 @@
 """Readings of a linearised network between two operators that enclose the inverse of its precision.
 
-With `L <= B⁻¹ <= U` (see `Bracket`), `S_ab = g_aᵀ B⁻¹ g_b` is within `½ √(w_a w_b)` of the middle of the two, w = gᵀ(U - L)g. A training row
-has no more variance than its own observation leaves it, S_ii <= D_i, so that S_ai is also within `√(w_a (D_i - L_ii))` of L_ai:
-the answer is the middle of what both intervals have in common. No product with the curvature is needed any more.
+With `L <= B⁻¹ <= U` (see `Bracket`), `S_ab = g_aᵀ B⁻¹ g_b` is within `½ √(w_a w_b)` of the middle of the two, w = gᵀ(U - L)g. A
+training row has no more variance than its own observation leaves it, S_ii <= D_i, so that S_ai is also within
+`√(w_a (D_i - L_ii))` of L_ai: the answer is the middle of what both intervals have in common. No product with the curvature is
+needed any more.
 """
 
 from typing import Any

@@ -92,7 +92,6 @@ class ClassPosterior(SeveralClasses):
         return self._like(self.basis.prior(x[:, :-1], y[:, :-1]) * (x[:, -1:] == y[:, -1]))
 
 
-
 class ClassProbe(Probe):
     """p points (x, c) seen from several fields: features in the class's own block."""
 

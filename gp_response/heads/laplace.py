@@ -12,17 +12,20 @@ from gp_response.errors import InputError, unknown_name
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.laplace_solver import chosen_solver
 from gp_response.heads.network_classes import NetworkClassPosterior
+from gp_response.heads.network_curvature import KINDS
 from gp_response.heads.network_model import NetworkModel
+from gp_response.heads.network_output import OneOutput
 from gp_response.heads.network_posterior import NetworkPosterior
 from gp_response.heads.network_sites import NetworkSites
-from gp_response.heads.prior_evidence import PriorChoice, prior_by_evidence
+from gp_response.heads.prior_evidence import prior_by_evidence
 from gp_response.heads.tangent_map import Inputs, TangentMap
 from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.linalg.memory import free_bytes
 from gp_response.solvers import Cholesky
 
-KINDS = ("ggn", "hessian", "fisher")
-DOUBLED = 64  # vectors of the parameters' length in float64 that must fit where a float32 network is computed in float64
+DOUBLED = (
+    64  # vectors of the parameters' length in float64 that must fit where a float32 network is computed in float64
+)
 
 
 def laplace(
@@ -54,8 +57,9 @@ def laplace(
         parameters: "all", "head" (the last layer), names, patterns, or a callable; see `gr.select`. The others stay as they are.
         prior_precision: Λ₀, a number or (P,); "evidence" takes the number at the maximum of the evidence of a prior around zero.
         localise: γ, a further precision around the trained parameters themselves (Lau et al. 2023); no part of the evidence.
-        curvature: "ggn"; "hessian", which need not be positive, so that only first-order responses are those of a refit and
-            too little prior precision is an error; or "fisher".
+        curvature: "ggn"; "hessian", by which the network's own optimum moves: means then answer as the network would when
+            trained again, to first order, variances and finite changes do not, and too little prior precision is an error;
+            or "fisher", which for these likelihoods is the same as "ggn".
         solver: `Dense()`, `CG()`, `Lanczos()`; `Cholesky()` is function space, a system of the n rows. None chooses by size.
             What was used is `posterior.solver`.
         beta: inverse temperature.
@@ -105,9 +109,13 @@ def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_
             "gr.Gaussian(noise=0.1) or gr.Categorical(10)"
         )
     if not likelihood.concave:
-        raise InputError(f"{likelihood!r} takes precision away from rows far off, which laplace does not follow; use gr.Exact")
+        raise InputError(
+            f"{likelihood!r} takes precision away from rows far off, which laplace does not follow; use gr.Exact"
+        )
     if curvature not in KINDS:
         raise unknown_name("curvature", str(curvature), KINDS)
+    if curvature != "ggn" and not isinstance(likelihood, Gaussian | Categorical):
+        raise InputError(f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"')
     if not 0.0 < float(beta) < float("inf") or not 0.0 <= float(localise) < float("inf"):
         raise InputError(f"laplace(beta={beta!r}, localise={localise!r}): expected beta > 0 and localise >= 0, finite")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
@@ -149,11 +157,11 @@ def _precision(value: Any, network: Network) -> Tensor:
 def _posterior(model: NetworkModel, data: Dataset) -> Any:
     if isinstance(model.likelihood, Categorical):
         return NetworkClassPosterior(model, data).settled()
-    if not isinstance(model.likelihood, Gaussian):
-        return NetworkSites(model, data).settled()
-    posterior = NetworkPosterior(model, data)
+    kind = NetworkPosterior if isinstance(model.likelihood, Gaussian) else NetworkSites
+    posterior: OneOutput = kind(model, data)
     if not isinstance(model.solver, Cholesky):
         return posterior.settled()
+    posterior.head.solver = model.solver
     found = posterior.head.condition(data)
     found.head = posterior.head
     return found

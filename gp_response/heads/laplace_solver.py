@@ -23,7 +23,9 @@ def chosen_solver(solver: Any, count: int, data: Dataset, classes: int | None) -
         if classes is not None and isinstance(solver, Cholesky):
             raise InputError("Cholesky() is function space, of one output; for several classes take Dense() or CG()")
         if not hasattr(solver, "factor"):
-            raise InputError(f"laplace got a solver of type {type(solver).__name__}; expected Dense(), CG() or Lanczos()")
+            raise InputError(
+                f"laplace got a solver of type {type(solver).__name__}; expected Dense(), CG() or Lanczos()"
+            )
         return solver
     if count <= SMALL:
         return Dense()

@@ -1,7 +1,7 @@
 """A linearised network of several classes: Laplace's approximation of its parameters under the softmax.
 
-The precision is `B = 1 + β Σ ρ_i J̃_iᵀ (diag p_i - p_i p_iᵀ) J̃_i` in whitened parameters. The mode is the network as it was trained, the
-prior being centred where that is so, and what moves is the mode.
+The precision is `B = 1 + β Σ ρ_i J̃_iᵀ (diag p_i - p_i p_iᵀ) J̃_i` in whitened parameters. The mode is the network as it was
+trained, the prior being centred where that is so, and what moves is the mode.
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.class_points import with_classes
-from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_field import NetworkField
+from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
 from gp_response.heads.several_classes import SeveralClasses
 from gp_response.kernels.look import Look

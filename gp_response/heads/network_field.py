@@ -1,11 +1,14 @@
 """The Gaussian posterior of a linearised network, read in the space of its parameters; its covariance is never formed.
 
-In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one solve
-`z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ is off by
-`g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it, `S_ii <= σ_i²/(βρ_i)`.
-Products of two solves are corrected by the residual of one, so that their error is the product of two.
+In whitened parameters `u = Λ₀^½ θ` the precision is `B = 1 + G̃`, and readings with gradients g have `S_ab = g_aᵀ B⁻¹ g_b`: one
+solve `z = B⁻¹ g_a` a point, then one forward-mode sweep `J z` for its covariance with all training rows. A solve with residual ρ
+is off by `g_iᵀ B⁻¹ ρ`, at most `√S_ii √(ρᵀB⁻¹ρ)`, and no row has more variance than its own observation leaves it,
+`S_ii <= σ_i²/(βρ_i)`. Products of two solves are corrected by the residual of one, so that their error is the product of two.
 """
 
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,7 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gp_response.data import Dataset
+from gp_response.errors import InputError
 from gp_response.heads.bracket_probe import BracketProbe
+from gp_response.heads.groups import Groups, groups_of, layers, masks
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
 from gp_response.heads.network_rows import NetworkRows
@@ -41,12 +46,28 @@ class NetworkField(Posterior):
         data: n training rows.
     """
 
+    full: Any = None  # what `gr.restrict` made it from, the number of its group there, and its name
+    which: int | None = None
+    name: str = ""
+
     def __init__(self, model: NetworkModel, data: Dataset):
         self.model, self.data = model, data
         self.beta, self.solver, self.noise = model.beta, model.solver, model.noise
         self.rows: NetworkRows = model.rows(data)
         self.move: Solution | None = None  # of the whitened parameters, where their mean is not θ*
         self.prior_choice: PriorChoice | None = None  # where the evidence chose the prior's precision
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Groups of parameters, the components of the linearised network: its layers, or those of `grouped`."""
+        return layers(self.model.tangent.network)
+
+    def grouped(self, groups: Mapping[str, Any]) -> Self:
+        """The same posterior with other components, `{name: parameters}`; see `gr.component`, `gr.restrict`, `gr.structural`."""
+        other = copy.copy(self)
+        other.groups = groups_of(self.model.tangent.network, groups)
+        other.__dict__.pop("kernel", None)
+        return other
 
     @property
     def floor(self) -> float:
@@ -81,7 +102,7 @@ class NetworkField(Posterior):
     def kernel(self) -> TangentKernel:
         """The tangent kernel; for names of its hyperparameters."""
         tangent = self.model.tangent
-        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs)
+        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs, groups=self.groups)
 
     def probe(self, x: Tensor | Look) -> NetworkProbe:
         look = self.look(x)
@@ -89,12 +110,21 @@ class NetworkField(Posterior):
         return BracketProbe(self, look) if isinstance(self.factor, FactoredLanczos) else NetworkProbe(self, look)
 
     def gradients(self, look: Look) -> Tensor:
-        """Whitened gradients of readings, (P, p) float64."""
-        found = look.double().of(lambda z: self.model.tangent.gradient(z).T)
-        return self.rows._over(found.detach().double())
+        """Whitened gradients of readings, (P, p) float64; those of a component see its own parameters alone."""
+        whole = replace(look.double(), component=None)
+        found = self.rows.whiten(whole.of(lambda z: self.model.tangent.gradient(z).T).detach().double())
+        if look.component is None:
+            return found
+        return found * masks(self.model.tangent.network, self.groups)[:, look.component.to(found.device)]
+
+    def at_origin(self, look: Look) -> Tensor:
+        """Readings of the network at θ*, (p,) float64; components are zero there."""
+        return look.double().start(self.model.tangent.value).detach().double()
 
     def own_variance(self, rows: Tensor, *, progress: bool = False) -> tuple[Certified, Tensor]:
-        """`S_jj` of training rows (k,), one solve each."""
+        """`S_jj` of training rows (k,): one solve each, or none where `Lanczos()` brackets them all."""
+        if isinstance(self.factor, FactoredLanczos):
+            return self._bracketed_variance(self.factor, rows)
         value, error, converged = [], [], []
         for some in tqdm(rows.split(self._step()), desc="own variances", disable=not progress, leave=False):
             probe = self.probe(self.row_points[some])
@@ -102,6 +132,14 @@ class NetworkField(Posterior):
             error.append(probe.variance.error)
             converged.append(probe.converged)
         return Certified(torch.cat(value), torch.cat(error)), torch.cat(converged)
+
+    def _bracketed_variance(self, factor: FactoredLanczos, rows: Tensor) -> tuple[Certified, Tensor]:
+        whole = self.row_coordinates
+        low, high = factor.bracket.diagonal(Coordinates(whole.low[:, rows], whole.square[rows]))
+        high = torch.maximum(low, torch.minimum(high, self.row_roots[rows].square()))
+        rounding = 2.0 * self.eps * whole.square[rows] / self.floor
+        found = Certified(0.5 * (low + high), 0.5 * (high - low) + rounding)
+        return found, found.error <= factor.solver.tolerance * found.value
 
     def among(self, rows: Tensor, others: Tensor | None = None, *, progress: bool = False) -> tuple[Certified, Tensor]:
         """As for any posterior; among few rows by products of two solves, whose errors are products of two."""
@@ -147,13 +185,20 @@ class NetworkField(Posterior):
 
     def mean_of(self, look: Look) -> Certified:
         look = look.double()
-        value, gradients = look.of(self.model.tangent.value).detach().double(), self.gradients(look)
+        value, gradients = self.at_origin(look), self.gradients(look)
         length = gradients.norm(dim=0)
         error = self.eps * (value.abs() + length * self.origin_length)
+        if look.component is not None:
+            value, error = value - gradients.T @ self.pull, error + self.eps * length * self.pull.norm()
         if self.move is None:
             return Certified(value, error)
         moved, lost = self.move.value[:, 0], self.energy(self.move) + self.eps * self.move.value.norm()
         return Certified(value + gradients.T @ moved, error + length / self.floor**0.5 * lost)
+
+    @property
+    def pull(self) -> Tensor:
+        """`Λ₀(θ₀ - θ*)` whitened, (P,), where outputs are one; from where components are counted."""
+        raise InputError("components are not here for several classes; use restrict(posterior, parameters)")
 
     @cached_property
     def origin_length(self) -> Tensor:

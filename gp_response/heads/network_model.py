@@ -1,6 +1,6 @@
 """What does not change when the data of a linearised network do: the network, its prior, its likelihood and how it is solved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,15 @@ class NetworkModel:
         if isinstance(self.likelihood, Gaussian):
             return self.likelihood.noise.detach().double().to(self.precision.device)
         return torch.full((), float("nan"), dtype=torch.float64, device=self.precision.device)
+
+    def narrowed(self, parameters: Any) -> "NetworkModel":
+        """The same with fewer parameters; the others stay at θ*."""
+        network = self.tangent.network.narrowed(parameters)
+        precision = self.precision
+        if precision.ndim:
+            parts = self.tangent.network.tree(precision)
+            precision = torch.cat([parts[name].reshape(-1) for name in network.names])
+        return replace(self, tangent=replace(self.tangent, network=network), precision=precision)
 
     def rows(self, data: Dataset) -> NetworkRows:
         return NetworkRows(self.tangent, data.train.x, self.root, batch=self.batch)

@@ -40,7 +40,7 @@ class OneOutput(NetworkField):
         return -self.rows.gather(self.forces[:, None, None])[:, 0]
 
     @cached_property
-    def head(self) -> Exact:  # type: ignore[override]
+    def head(self) -> Exact:
         """The same model in function space: the tangent kernel's process, which conditions again on any data."""
         model = self.model
         mean = TangentMean(model.tangent, self.pull / model.root)

@@ -26,9 +26,12 @@ class NetworkProbe(Probe):
 
     def _mean(self) -> Certified:
         posterior = self.posterior
-        value = self.look.of(posterior.model.tangent.value).detach().double()
+        value = posterior.at_origin(self.look)
         # A network's output is rounded as if each of its parameters were.
         error = posterior.eps * (value.abs() + self.length * posterior.origin_length)
+        if self.look.component is not None:
+            value = value - self.gradients.T @ posterior.pull
+            error = error + posterior.eps * self.length * posterior.pull.norm()
         if posterior.move is None:
             return Certified(value, error)
         move = posterior.move

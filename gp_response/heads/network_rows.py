@@ -33,7 +33,7 @@ class NetworkRows:
     def spread(self, directions: Tensor, rows: Tensor | None = None) -> Tensor:
         """`J v` at the rows asked for (all when None), (k, C, t) float64, for whitened v (P, t): one forward-mode sweep."""
         x = self.x if rows is None else self.x[rows]
-        inner = self._over(directions)
+        inner = self.whiten(directions)
         return torch.cat([self.tangent.push(some, inner).double() for some in x.split(self.batch)])
 
     def at(self, directions: Tensor, which: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class NetworkRows:
         total = torch.zeros(self.tangent.count, forces.shape[-1], dtype=torch.float64, device=self.x.device)
         for x, some in zip(self.x.split(self.batch), forces.split(self.batch), strict=True):
             total += self.tangent.pull(x, some).double()
-        return self._over(total)
+        return self.whiten(total)
 
     def outputs(self, rows: Tensor | None = None) -> Tensor:
         """f(x_i; θ*), (k, C) float64."""
@@ -66,7 +66,8 @@ class NetworkRows:
         x = self.x if outputs is None else with_classes(self.x, outputs)
         return torch.cat([block.norm(dim=1) for block in self.gradients(x)])
 
-    def _over(self, v: Tensor) -> Tensor:
+    def whiten(self, v: Tensor) -> Tensor:
+        """`Λ₀^-½ v` for v (P, t)."""
         return v / (self.root if self.root.ndim == 0 else self.root[:, None])
 
 

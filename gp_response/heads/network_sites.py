@@ -1,4 +1,4 @@
-"""A linearised network of one output under a likelihood that is not Gaussian: Laplace's approximation around the trained network."""
+"""A linearised network of one output under a likelihood that is not Gaussian: Laplace's approximation around it."""
 
 from functools import cached_property
 from types import SimpleNamespace

@@ -1,8 +1,8 @@
 """The precision δ of a network's prior `N(0, 1/δ)` at the maximum of Laplace's evidence (MacKay 1992; Immer et al. 2021).
 
 `log p(y | θ*) - ½ δ‖θ*‖² - ½ log det(1 + G/δ)` needs of the curvature G only its spectrum: all of it for few parameters, else the
-quadrature of Lanczos runs from random vectors, which serve every δ. Its slope by log δ falls, `½ (Σ λ/(λ + δ) - δ‖θ*‖²)`, so that the
-maximum is where the effective number of parameters is `δ‖θ*‖²`.
+quadrature of Lanczos runs from random vectors, which serve every δ. Its slope by log δ falls, `½ (Σ λ/(λ + δ) - δ‖θ*‖²)`, so that
+the maximum is where the effective number of parameters is `δ‖θ*‖²`.
 """
 
 from typing import Any, NamedTuple

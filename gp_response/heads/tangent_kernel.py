@@ -4,12 +4,15 @@ With a Gaussian prior of precision Λ₀ and centre θ₀ the linearised network
 `m(x) = f(x; θ*) + J(x)(θ₀ - θ*)` and covariance `k(x, x') = J(x) Λ₀⁻¹ J(x')ᵀ` (Jacot et al. 2018; Khan et al. 2019).
 """
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gp_response.curvature import Network
 from gp_response.errors import InputError
+from gp_response.heads.groups import Groups, layers, masks
 from gp_response.heads.tangent_map import Inputs, TangentMap
 from gp_response.kernels import DotKernel
 
@@ -21,6 +24,7 @@ class TangentKernel(DotKernel):
         network: with one output, of n rows (n, d).
         prior_precision: Λ₀, a positive number, which is then a hyperparameter, or its diagonal (P,).
         inputs: what the module takes for a row; None: the row itself.
+        groups: of parameters, the terms of which the field is a sum; None: the layers.
 
     Raises:
         InputError: prior_precision is not positive, or of another length.
@@ -28,14 +32,18 @@ class TangentKernel(DotKernel):
 
     settings = ("parameters",)
 
-    def __init__(self, network: Any, prior_precision: float | Tensor = 1.0, *, inputs: Inputs | None = None) -> None:
+    def __init__(
+        self, network: Network, prior_precision: float | Tensor = 1.0, *, inputs: Inputs | None = None,
+        groups: Groups | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(lengthscale=None, outputscale=None)
+        self.place: Tensor | None = None  # of a part's parameters among those that have a precision each
         precision = torch.as_tensor(prior_precision, dtype=torch.float64).to(network.device)
         if precision.numel() not in (1, network.count) or not bool(((precision > 0) & precision.isfinite()).all()):
             raise InputError(
                 f"prior_precision of shape {tuple(precision.shape)}; expected a positive number or ({network.count},) of them"
             )
-        self.inputs, self.network = inputs, network
+        self.inputs, self.network, self.groups = inputs, network, layers(network) if groups is None else groups
         if precision.numel() == 1:
             self.register_positive("prior_precision", precision.reshape(()))
         else:
@@ -44,14 +52,25 @@ class TangentKernel(DotKernel):
         self.register_buffer("origin", network.origin.detach())
         self.register_buffer("held", _held(network))
 
-    @property
-    def parameters_used(self) -> int:
-        """P."""
-        return self.network.count
-
     def coordinates(self, x: Tensor) -> Tensor:
         tangent = TangentMap(self.network, self.inputs or Inputs(tuple(x.shape[-1:])))
-        return tangent.gradient(x).to(x) / self.prior_precision.to(x).sqrt()
+        precision = self.prior_precision.to(x)
+        if self.place is not None and precision.numel() > 1:
+            precision = precision[self.place]
+        return tangent.gradient(x).to(x) / precision.sqrt()
+
+    def component_names(self) -> list[str]:
+        """The groups: `J Λ₀⁻¹ Jᵀ` is a sum over parameters."""
+        return list(self.groups) if len(self.groups) > 1 else super().component_names()
+
+    def part(self, component: int) -> "TangentKernel":
+        self.component_names()
+        name, names = list(self.groups.items())[component]
+        place = masks(self.network, {name: names})[:, 0].nonzero().flatten()
+        inner = {"network": self.network.narrowed(names), "groups": {name: names}, "place": place}
+        other = copy.copy(self)  # of the same hyperparameter
+        other.__dict__ = {**self.__dict__, **inner}
+        return other
 
     def profile(self, s: Any) -> Any:
         return s
@@ -72,17 +91,16 @@ class TangentMean(nn.Module):
     def __init__(self, tangent: TangentMap, move: Tensor) -> None:
         super().__init__()
         self.tangent = tangent
+        self.move: Tensor
         self.register_buffer("move", move.detach().double())
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.tangent.value(x) + self.tangent.moved(x, self.move)).to(x)
 
 
-def _held(network: Any) -> Tensor:
+def _held(network: Network) -> Tensor:
     """The module's other numbers, flat."""
-    names = set(network.names)
-    state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
-    kept = [t.detach().double().reshape(-1) for name, t in state.items() if name not in names]
+    kept = [t.detach().double().reshape(-1) for t in network.held.values()]
     return torch.cat(kept) if kept else network.origin.new_zeros(0)
 
 

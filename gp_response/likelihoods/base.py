@@ -58,6 +58,14 @@ class Likelihood(nn.Module):
         f = f + torch.zeros_like(y)
         return Slopes(first(f), second(f), third(f))
 
+    def information(self, f: Tensor) -> Tensor:
+        """Fisher information `E[-d² log p(y | f)/df²]` over observations y given the field, elementwise.
+
+        Raises:
+            InputError: a likelihood that has not said it.
+        """
+        raise InputError(f"{type(self).__name__} has no Fisher information; use the empirical Fisher matrix or the GGN")
+
     def safe_curvature(self, f: Tensor, y: Tensor) -> Tensor:
         """A non-negative curvature whose quadratic model never overshoots; -d²log p/df² where that is concave."""
         return -self.slopes(f, y).second

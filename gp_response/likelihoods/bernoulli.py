@@ -30,6 +30,9 @@ class Bernoulli(Likelihood):
         p, q = torch.sigmoid(f), torch.sigmoid(-f)
         return Slopes(y - p, -(p * q) + torch.zeros_like(y), -(p * q * (q - p)) + torch.zeros_like(y))
 
+    def information(self, f: Tensor) -> Tensor:
+        return torch.sigmoid(f) * torch.sigmoid(-f)
+
     def __repr__(self) -> str:
         return "Bernoulli()"
 

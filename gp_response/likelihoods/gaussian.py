@@ -42,6 +42,9 @@ class Gaussian(Likelihood):
         first = (y - f) / self.noise.to(f)
         return Slopes(first, -torch.ones_like(first) / self.noise.to(f), torch.zeros_like(first))
 
+    def information(self, f: Tensor) -> Tensor:
+        return (1.0 / self.noise.to(f)).expand_as(f)
+
     def log_density(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         total = variance + self.noise.to(mean)
         return -0.5 * ((2.0 * math.pi * total).log() + (y - mean) ** 2 / total)

@@ -23,6 +23,9 @@ class Poisson(Likelihood):
         rate = f.exp() + zeros_like(y)
         return Slopes(y - rate, -rate, -rate)
 
+    def information(self, f: Tensor) -> Tensor:
+        return f.exp()
+
     def predictive(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         rate = (mean + 0.5 * variance).exp()
         return rate, rate + rate**2 * variance.expm1()

@@ -27,9 +27,12 @@ class Probit(Likelihood):
     def slopes(self, f: Tensor, y: Tensor) -> Slopes:
         sign = 2.0 * y - 1.0
         z = sign * f
-        ratio = math.sqrt(2.0 / math.pi) / erfcx(-z / math.sqrt(2.0))  # φ/Φ, also where Φ underflows
+        ratio = _mills(z)
         bent = z + ratio
         return Slopes(sign * ratio, -ratio * bent, sign * ratio * (bent**2 + ratio * bent - 1.0))
+
+    def information(self, f: Tensor) -> Tensor:
+        return _mills(f) * _mills(-f)  # φ²/(Φ(f) Φ(-f))
 
     def predictive(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         p = ndtr(mean / (1.0 + variance).sqrt())
@@ -40,6 +43,11 @@ class Probit(Likelihood):
 
     def __repr__(self) -> str:
         return "Probit()"
+
+
+def _mills(z: Tensor) -> Tensor:
+    """φ/Φ, also where Φ underflows."""
+    return math.sqrt(2.0 / math.pi) / erfcx(-z / math.sqrt(2.0))
 
 
 __all__ = ["Probit"]

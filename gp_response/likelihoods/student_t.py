@@ -65,6 +65,9 @@ class StudentT(Likelihood):
         c, u = self.degrees + 1.0, a + (y - f) ** 2
         return Slopes(c * r / u, c * (r**2 - a) / u**2, 2.0 * c * r * (r**2 - 3.0 * a) / u**3)
 
+    def information(self, f: Tensor) -> Tensor:
+        return ((self.degrees + 1.0) / ((self.degrees + 3.0) * self.scale.to(f))).expand_as(f)
+
     def safe_curvature(self, f: Tensor, y: Tensor) -> Tensor:
         return (self.degrees + 1.0) / (self.degrees * self.scale.to(f) + (y - f) ** 2)  # that of the Gaussian mixture
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior, ExactProbe
+from gp_response.heads.network_field import NetworkField
 from gp_response.kernels.look import Look
 from gp_response.posterior import Certified
 from gp_response.response.component import Component, component_names, component_number
+from gp_response.response.restricted_network import restricted_network
 
 
 class RestrictedPosterior(ExactPosterior):
@@ -73,19 +75,21 @@ class RestrictedPosterior(ExactPosterior):
         return self.log_evidence() - full.log_evidence() - 0.5 * alpha.dot(rest)
 
 
-def restrict(posterior: Any, which: int | str) -> RestrictedPosterior:
+def restrict(posterior: Any, which: Any) -> Any:
     """The posterior of one component of an additive field when the others cannot respond: clamped at their posterior means.
 
     An ordinary posterior of f_C: every observable, perturbation and finite change can be asked of it, with bounds.
 
     Args:
-        posterior: exact, Gaussian noise, with a sum of kernels.
-        which: number or name of the component, as in `component`.
+        posterior: exact, Gaussian noise, with a sum of kernels; or of a network, whose components are groups of parameters.
+        which: number or name of the component, as in `component`; for a network also any of its parameters.
 
     Raises:
         InputError: another posterior. In inducing features components share the weights, so that no component can be clamped
             without the others; ask `component(x, which)` of it instead, whose response needs no clamping.
     """
+    if isinstance(posterior, NetworkField):
+        return restricted_network(posterior, which)
     if type(posterior) is not ExactPosterior:
         raise InputError(
             f"restrict got a {type(posterior).__name__}; expected an exact posterior with Gaussian noise. Components of a "

@@ -22,6 +22,7 @@ from gp_response.response.observables import Loss, value
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import reweight
 from gp_response.response.restricted import RestrictedPosterior, restrict
+from gp_response.response.restricted_network import beside
 from gp_response.response.result import Susceptibility
 from gp_response.response.susceptibility import susceptibility
 
@@ -46,7 +47,8 @@ def structural(
     """The structural susceptibilities `d⟨φ_C⟩/dρ_j`: rows components, columns samples; `.to("structural")` is the literature's.
 
     Args:
-        posterior: exact with Gaussian noise and a sum of kernels.
+        posterior: exact with Gaussian noise and a sum of kernels; or of a network under Gaussian noise, whose components are
+            its layers, or the groups of `posterior.grouped({name: parameters})`.
         x, y: the batch, (p, d) and (p,), in the units of `data.train`.
         perturbation: columns; None is `reweight()`, every sample's weight.
         clamped: the component alone responds (`restrict`); else the full posterior does ("free").
@@ -62,7 +64,7 @@ def structural(
     return replace(found[0], matrix=matrix, error=error, rows=tuple(names), flagged=flagged, source=None)
 
 
-def _row(part: RestrictedPosterior, x: Any, y: Any, perturbation: Perturbation, clamped: bool) -> Susceptibility:
+def _row(part: Any, x: Any, y: Any, perturbation: Perturbation, clamped: bool) -> Susceptibility:
     x = part.full.points(x)
     asked, off = _loss(part, x, y, clamped)
     where = part if clamped else part.full
@@ -74,7 +76,7 @@ def _row(part: RestrictedPosterior, x: Any, y: Any, perturbation: Perturbation, 
     return replace(chi, error=chi.error + extra.to(chi.error))
 
 
-def _means(part: RestrictedPosterior, x: Tensor, perturbation: Perturbation, clamped: bool) -> Susceptibility:
+def _means(part: Any, x: Tensor, perturbation: Perturbation, clamped: bool) -> Susceptibility:
     asked = value(x)
     if not clamped:
         asked.component = torch.full((len(x),), part.which, device=x.device)
@@ -82,9 +84,9 @@ def _means(part: RestrictedPosterior, x: Tensor, perturbation: Perturbation, cla
     return found
 
 
-def _loss(part: RestrictedPosterior, x: Tensor, y: Any, clamped: bool) -> tuple[ComponentLoss, Tensor]:
+def _loss(part: Any, x: Tensor, y: Any, clamped: bool) -> tuple[ComponentLoss, Tensor]:
     """The mean loss as a function of the component, and what its labels are off by, (p,)."""
-    rest = part.rest(x)
+    rest = part.rest(x) if isinstance(part, RestrictedPosterior) else beside(part, x, clamped)
     labels = torch.as_tensor(y).to(rest.value)
     if labels.shape != rest.value.shape:
         raise InputError(
@@ -142,7 +144,7 @@ def two_chain(posterior: Any, x: Any, y: Any) -> TwoChain:
     return TwoChain(plain, mixed, artefact.to(plain.matrix))
 
 
-def _artefact(part: RestrictedPosterior, x: Any) -> Certified:
+def _artefact(part: Any, x: Any) -> Certified:
     """`⟨φ_C⟩_C (⟨Δℓ_j⟩_C - ⟨Δℓ_j⟩)`: residuals are the same, so that losses differ by variances."""
     at = part.probe(part.full.points(x)).variance
     size, size_error = ((each / (2.0 * part.noise)).mean() for each in at)

@@ -1,14 +1,14 @@
 """The precision of a network's parameters as a matrix, factored."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from gp_response.linalg.cholesky import CholeskyFactor
 from gp_response.linalg.memory import require_memory_for_factor
 from gp_response.linalg.system import DenseSystem
 from gp_response.solvers.direct import Cholesky, FactoredCholesky
-
-import torch
-from typing import Any
 
 
 @dataclass(frozen=True)

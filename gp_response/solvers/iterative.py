@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from linear_operator import LinearOperator
@@ -17,7 +18,9 @@ from gp_response.linalg.preconditioner import MARGIN, diagonal_only, nystrom, ra
 from gp_response.linalg.refined import Inner, Refined, Sharpness, refined
 from gp_response.linalg.split_preconditioner import SplitPreconditioner
 from gp_response.linalg.system import System
-from gp_response.solvers.solution import Solution, as_columns, as_system
+from gp_response.solvers.deflated import BLOCK, RANK, DeflatedCG
+from gp_response.solvers.lanczos import Lanczos, bracketed
+from gp_response.solvers.solution import Solution, as_columns, as_system, empty, joined
 
 PRECONDITIONERS = ("pivoted", "nystrom", "cholesky", "none")
 # A cycle is not asked for more than the precision can give; the next one starts from the residual it leaves.
@@ -40,7 +43,7 @@ class CG:
         tolerance: relative residual `‖b - A v‖ / ‖b‖` asked of every column.
         preconditioner: "pivoted" (block randomly pivoted Cholesky), "nystrom" (as many random rows), "none", or "cholesky":
             a packed factor in float32 (2 n² bytes), for hard systems with many right-hand sides.
-        rank: of the preconditioner; None chooses by the number of rows.
+        rank: of the preconditioner; None chooses by the number of rows. For a network, of the Lanczos basis that deflates.
         sharp: go on after the tolerance is met until the error is measured entry by entry, so that `Solution.error` is
             typically within a factor of 30 of the true error. False stops at the tolerance; the bound then comes from
             the norm of the residual alone.
@@ -77,13 +80,17 @@ class CG:
             if value is not None and (not isinstance(value, int) or value < low):
                 raise InputError(f"CG({name}={value!r}): expected an integer of {low} or more")
 
-    def factor(self, matrix: Tensor | LinearOperator | System) -> "FactoredCG":
-        """Build the preconditioner of A (n, n), a tensor, LinearOperator or System, for many right-hand sides."""
+    def factor(self, matrix: Any) -> "FactoredCG | DeflatedCG":
+        """Build the preconditioner of A (n, n), a tensor, LinearOperator or System, for many right-hand sides; of a network's
+        system, which is known by its products, a Lanczos basis of the rank."""
+        if hasattr(matrix, "within"):
+            how = Lanczos(rank=self.rank or RANK, block=BLOCK, seed=self.seed, progress=self.progress)
+            return DeflatedCG(self, matrix, bracketed(matrix, how))
         return FactoredCG(self, as_system(matrix))
 
     def solve(self, matrix: Tensor | LinearOperator | System, rhs: Tensor, *, guess: Tensor | None = None) -> Solution:
         """`A⁻¹ B` for A (n, n) symmetric positive definite and B (n,) or (n, t), from a guess of B's shape."""
-        return self.factor(matrix).solve(rhs, guess=guess)
+        return FactoredCG(self, as_system(matrix)).solve(rhs, guess=guess)
 
     def ranks_for(self, n: int) -> tuple[int, int]:
         """Rank of the preconditioner, and the most it may grow to where much of the matrix is left.
@@ -131,7 +138,7 @@ class FactoredCG:
         guess = None if guess is None else as_columns(guess, self.system.n).double()
         blocks = torch.arange(columns.shape[1], device=columns.device).split(min(self.solver.block, self.system.n))
         parts = [self._block(columns[:, at].double(), None if guess is None else guess[:, at]) for at in blocks]
-        solution = _joined(parts) if parts else _empty(columns.double())
+        solution = joined(parts) if parts else empty(columns.double())
         solution.diagnostics["seconds"] = time.perf_counter() - started
         if rhs.dtype != torch.float64:
             solution = solution.rounded(self.system, columns, self.solver.tolerance)
@@ -214,26 +221,6 @@ class FactoredCG:
             return known + (found.left.norm(dim=0) + found.rounding) / floor
         rest = self.preconditioner.whiten(found.left).norm(dim=0) * (1.0 + MARGIN)
         return known + self._leverage * (rest + self._sharpness.scattered(found.rounding, self.system.n))
-
-
-def _joined(parts: list[Solution]) -> Solution:
-    if len(parts) == 1:
-        return parts[0]
-    joined = {
-        name: torch.cat([getattr(p, name) for p in parts], dim=-1)
-        for name in ("value", "residual", "converged", "defect", "left", "error")
-    }
-    diagnostics = {
-        "precision": [name for p in parts for name in p.diagnostics["precision"]],
-        "history": [size for p in parts for size in p.diagnostics["history"]],
-        "rank": parts[0].diagnostics["rank"],
-    }
-    return Solution(**joined, iterations=sum(p.iterations for p in parts), diagnostics=diagnostics)
-
-
-def _empty(rhs: Tensor) -> Solution:
-    none = rhs.new_zeros(0)
-    return Solution(rhs.clone(), none, 0, none.bool(), none, rhs.clone(), rhs.clone())
 
 
 __all__ = ["CG", "FactoredCG"]

@@ -54,16 +54,17 @@ class Lanczos:
         Raises:
             SolverError: a product is not finite, or A more negative than the system's floor says.
         """
-        return FactoredLanczos(self, system, Bracket(krylov_basis(system, self), floor=1.0 - system.floor))
+        return FactoredLanczos(self, system, bracketed(system, self))
 
 
-def krylov_basis(system: Any, how: Lanczos) -> KrylovBasis:
-    """A basis of `B - 1`."""
+def bracketed(system: Any, how: Lanczos) -> Bracket:
+    """Both sides of the inverse of `B = 1 + A`, on a Krylov basis of A."""
     basis = KrylovBasis(
         system.within, system.n, rank=min(how.rank, system.n), block=how.block, storage=getattr(torch, how.storage),
         precision=system.dtype, seed=how.seed, device=system.device,
     )  # fmt: skip
-    return basis.build(progress=how.progress, checkpoint=how.checkpoint)
+    basis.build(progress=how.progress, checkpoint=how.checkpoint)
+    return Bracket(basis, floor=1.0 - system.floor)
 
 
 @dataclass(frozen=True)
@@ -95,4 +96,4 @@ class FactoredLanczos:
         raise InputError("Lanczos() gives no log determinant; use Dense() or posterior.estimate_log_evidence()")
 
 
-__all__ = ["FactoredLanczos", "Lanczos", "krylov_basis"]
+__all__ = ["FactoredLanczos", "Lanczos", "bracketed"]

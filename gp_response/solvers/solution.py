@@ -98,4 +98,29 @@ def as_columns(rhs: Tensor, n: int) -> Tensor:
     return columns
 
 
-__all__ = ["Factor", "Solution", "Solver", "as_columns", "as_system"]
+def joined(parts: list[Solution]) -> Solution:
+    """Solutions of some columns each as one."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = {
+        name: torch.cat([getattr(p, name) for p in parts], dim=-1)
+        for name in ("value", "residual", "converged", "defect", "left", "error")
+    }
+    diagnostics = {
+        "precision": [name for p in parts for name in p.diagnostics["precision"]],
+        "history": [size for p in parts for size in p.diagnostics["history"]],
+        "rank": parts[0].diagnostics["rank"],
+    }
+    known = [p.energy for p in parts if p.energy is not None]
+    energy = torch.cat(known) if len(known) == len(parts) else None
+    steps = sum(p.iterations for p in parts)
+    return Solution(**whole, iterations=steps, diagnostics=diagnostics, energy=energy)
+
+
+def empty(rhs: Tensor) -> Solution:
+    """Of no columns, (n, 0)."""
+    none = rhs.new_zeros(0)
+    return Solution(rhs.clone(), none, 0, none.bool(), none, rhs.clone(), rhs.clone(), energy=none)
+
+
+__all__ = ["Factor", "Solution", "Solver", "as_columns", "as_system", "empty", "joined"]
