@@ -68,10 +68,10 @@ def _correlation(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return (one * two).sum(axis=1) / np.where(size > 0.0, size, 1.0)
 
 
-def assess(tables: dict[str, Table], halves: Tensor, singles: Tensor, fresh: Tensor, held: int, held_rows: int, seed: int) -> dict[str, Any]:
+def assess(tables: dict[str, Table], halves: Tensor, singles: Tensor, held: int, held_rows: int, seed: int) -> dict[str, Any]:
     """Every method at the damping that suits the first `held` half-subsets best, scored on the others; and so for single rows.
 
-    halves, fresh: changes of retrained networks, (points, sets), from the same initial values and from others; singles: (points, rows).
+    halves: changes of retrained networks, (points, sets); singles: (points, rows).
     """
     found, kept = {}, {}
     for name, table in tables.items():
@@ -79,7 +79,7 @@ def assess(tables: dict[str, Table], halves: Tensor, singles: Tensor, fresh: Ten
         best_single = max(table, key=lambda d: pearson(table[d].singles[:, :held_rows], singles[:, :held_rows]))
         guess, single = kept.setdefault(name, table[best].halves[:, held:]), table[best_single].singles
         found[name] = {
-            "damping": best, "lds": lds(guess, halves[:, held:]), "lds_fresh": lds(guess, fresh[:, held:]),
+            "damping": best, "lds": lds(guess, halves[:, held:]), 
             **errors(guess, halves[:, held:], table[best].halves[:, :held], halves[:, :held]),
             "loo_damping": best_single, "loo": pearson(single[:, held_rows:], singles[:, held_rows:]),
             **{f"loo_{k}": v for k, v in errors(single[:, held_rows:], singles[:, held_rows:], single[:, :held_rows], singles[:, :held_rows]).items()},
