@@ -1,5 +1,7 @@
 """Posteriors of trained networks: against matrices written out, the tangent kernel's process, and refits of it."""
 
+import math
+
 import pytest
 import torch
 from networks import covariance, jacobian, mlp
@@ -196,6 +198,28 @@ def test_the_evidence_chooses_the_prior():
     assert abs(best * size - effective) <= 1e-8 * effective  # MacKay's fixed point
 
 
+def test_the_evidence_is_searched_by_quadrature_where_there_are_many_parameters(monkeypatch):
+    exact = gr.laplace(NET, DATA, likelihood=gr.Gaussian(0.2), prior_precision="evidence").prior_choice
+    monkeypatch.setattr("gp_response.heads.prior_evidence.DENSE", 10)
+    found = gr.laplace(NET, DATA, likelihood=gr.Gaussian(0.2), prior_precision="evidence").prior_choice
+    assert "Lanczos" in found.method
+    assert exact.standard_error == 0.0 < found.standard_error < 0.3
+    assert abs(math.log(found.precision / exact.precision)) <= 5.0 * found.standard_error
+
+
+def test_patterns_and_regimes_read_it():
+    ours, theirs = posterior(), posterior().head.condition(DATA)
+    target = torch.tensor([0.05, 0.0, 0.0, 0.0]).double()
+    weights = [
+        gr.pattern(gr.susceptibility(p, gr.value(X), gr.reweight()), target, bounds=(0, 3)).weights for p in (ours, theirs)
+    ]
+    torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-8)
+    modes = [gr.influence(p).eigenmodes(3).values for p in (ours, theirs)]
+    torch.testing.assert_close(*modes, rtol=1e-8, atol=1e-10)
+    regimes = [gr.regime(p, gr.value(X), gr.delete([1, 2])).first for p in (ours, theirs)]
+    torch.testing.assert_close(*regimes, rtol=1e-6, atol=1e-8, equal_nan=True)
+
+
 def test_the_hessian_may_be_indefinite_and_its_precision_not():
     bad = DATA.with_train(y=20.0 * DATA.train.y)
     with pytest.raises(gr.SolverError, match="not positive definite"):
@@ -273,6 +297,9 @@ def test_a_response_under_the_hessian_is_that_of_the_retrained_network():
         ({"parameters": "5"}, "5"),
         ({"solver": 3}, "expected Dense"),
         ({"batch_size": 0}, "integer of 1 or more"),
+        ({"precision": "float16"}, "unknown precision"),
+        ({"precision": "float32"}, "got a float64 network"),
+        ({"curvature": "hessian", "likelihood": gr.Poisson()}, "sites move"),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, message):

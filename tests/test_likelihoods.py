@@ -216,6 +216,31 @@ def test_quadrature_is_exact_for_polynomials():
         assert float((weights * at**power).sum()) == pytest.approx(moment, abs=1e-9)
 
 
+@pytest.mark.parametrize("f", [-3.0, 0.2, 2.0])
+@pytest.mark.parametrize(
+    "likelihood",
+    [gr.Gaussian(0.2), gr.Bernoulli(), gr.Probit(), gr.Poisson(), gr.StudentT(0.3, 4.0), gr.StudentT(0.1, 1.0)],
+    ids=repr,
+)
+def test_information_is_the_mean_square_of_the_slope(likelihood, f):
+    def square(y):
+        at = tensor(f)
+        slope = likelihood.slopes(at, tensor(y)).first
+        return float((likelihood.log_prob(at, tensor(y)).exp() * slope**2).detach())
+
+    if likelihood.discrete:
+        expected = sum(square(float(y)) for y in range(2 if not isinstance(likelihood, gr.Poisson) else 80))
+    else:
+        expected = integrate.quad(
+            lambda z: square(f + math.sinh(z)) * math.cosh(z), -20.0, 20.0, epsrel=1e-11, limit=400
+        )[0]
+    assert float(likelihood.information(tensor(f)).detach()) == pytest.approx(expected, rel=1e-8)
+
+
+def test_information_that_a_likelihood_has_not_said_is_refused():
+    assert_refused(lambda: Cauchit().information(tensor(0.0)), "Cauchit has no Fisher information")
+
+
 def test_row_noise_is_per_row():
     noise = tensor(0.1, 0.5)
     got = RowGaussian(noise).log_prob(tensor(0.0, 1.0), tensor(1.0, -1.0))

@@ -44,7 +44,7 @@ def refuse_unsteady(output: Callable[[Tensor], Tensor], x: Tensor, state: dict[s
     x = x[:ROWS]
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.no_grad():
         first, second = output(x), output(x)
-        alone = torch.cat([output(row[None]) for row in x])
+        alone = _alone(output, x)
     if not bool(first.isfinite().all()):
         raise InputError("the network's output is not finite on the first rows; look at the inputs and the parameters")
     _refuse_difference(
@@ -59,6 +59,16 @@ def refuse_unsteady(output: Callable[[Tensor], Tensor], x: Tensor, state: dict[s
         first, alone, "a row's output depends on the other rows of its batch",
         "use layers that treat rows apart (batch norm with running statistics, in eval mode)",
     )  # fmt: skip
+
+
+def _alone(output: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    try:
+        return torch.cat([output(row[None]) for row in x])
+    except (ValueError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"the network's output depends on the other rows of its batch: of one row it says {said!r}"
+        ) from None
 
 
 def _refuse_difference(one: Tensor, other: Tensor, what: str, do: str) -> None:

@@ -1,11 +1,15 @@
 """The Hessian of the loss in chosen parameters."""
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor, nn
 
 from gp_response.curvature.curvature import Curvature
 from gp_response.curvature.loss import RowLoss
-from gp_response.curvature.modes import Parts
+from gp_response.curvature.modes import Parts, ReverseMode
 from gp_response.curvature.network import Network
+from gp_response.curvature.probe import choose_bending_mode
 from gp_response.curvature.rows import Labelled, Rows
 from gp_response.curvature.selection import Selection
 from gp_response.likelihoods import Likelihood
@@ -14,11 +18,18 @@ from gp_response.likelihoods import Likelihood
 class Hessian(Curvature):
     """`β Σ_i ρ_i ∇²ℓ_i`; see `hessian`."""
 
-    def _batch(self, rows: Rows, V: Tensor) -> Parts:
-        def energy(parts: Parts) -> Tensor:
-            return rows.weigh(self.loss.rows(self.net.at(parts, rows.x), rows.y)[None])[0].sum()
+    def __init__(self, net: nn.Module | Network, data: Labelled, **given: Any):
+        super().__init__(net, data, **given)
+        row = self.rows[:1]
+        modes = (self.net.mode(row.x), ReverseMode())
+        self.net.use(choose_bending_mode(partial(self._energy, row), self.net.tree(self.net.origin), modes))
 
-        return self.net.mode(rows.x).bend(energy, self.net.tree(self.net.origin), self.net.tree(V))
+    def _energy(self, rows: Rows, parts: Parts) -> Tensor:
+        return (rows.weights * self.loss.rows(self.net.at(parts, rows.x), rows.y)).sum()
+
+    def _batch(self, rows: Rows, V: Tensor) -> Parts:
+        at = self.net.tree(self.net.origin)
+        return self.net.mode(rows.x).bend(partial(self._energy, rows), at, self.net.tree(V))
 
 
 def hessian(

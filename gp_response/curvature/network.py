@@ -154,6 +154,10 @@ class Network:
             self._mode = choose_mode(partial(self.at, x=x[:1]), at, (ForwardMode(), ReverseMode()))
         return self._mode
 
+    def use(self, mode: Mode) -> None:
+        """Take derivatives this way from now on."""
+        self._mode = mode
+
     def check(self, x: Tensor) -> None:
         """Raise InputError unless the output of a row is a function of the row and the parameters alone.
 

@@ -1,6 +1,7 @@
-"""Which way of taking derivatives a network has, found by trying."""
+"""Which way of taking derivatives a network has, found by trying it and looking for what must hold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,12 +18,27 @@ def choose_mode(f: Function, at: Parts, modes: Sequence[Mode]) -> Mode:
     Raises:
         InputError: none does; the message tells what each said.
     """
+    return _first(partial(_adjoint_gap, f, at), modes, "J and Jᵀ disagree")
+
+
+def choose_bending_mode(f: Function, at: Parts, modes: Sequence[Mode]) -> Mode:
+    """The first mode that works on the scalar f and in which its Hessian is symmetric, two directions at once.
+
+    Raises:
+        InputError: none does; the message tells what each said.
+    """
+    return _first(partial(_symmetry_gap, f, at), modes, "the Hessian is not symmetric")
+
+
+def _first(gap_of: Callable[[Mode], float | None], modes: Sequence[Mode], wrong: str) -> Mode:
     said = []
     for mode in modes:
         try:
-            if (gap := _adjoint_gap(f, at, mode)) is None:
+            with torch.no_grad():  # a likelihood's parameters may require gradients
+                gap = gap_of(mode)
+            if gap is None:
                 return mode
-            said.append(f"{type(mode).__name__}: J and Jᵀ disagree by {gap:.1e}")
+            said.append(f"{type(mode).__name__}: {wrong} by {gap:.1e}")
         except (RuntimeError, NotImplementedError) as error:
             said.append(f"{type(mode).__name__}: {str(error).strip().splitlines()[0][:160]}")
     raise InputError(f"the network cannot be differentiated in its parameters ({'; '.join(said)}); see its forward")
@@ -34,12 +50,30 @@ def _adjoint_gap(f: Function, at: Parts, mode: Mode) -> float | None:
     output, pushed = mode.push(f, at, directions)
     cotangents = _directions(output)
     pulled = mode.pull(f, at, cotangents)
-    left = (cotangents * pushed).flatten(1).double()
-    right = torch.cat([(pulled[name] * v).flatten(1).double() for name, v in directions.items()], dim=1)
-    gap = (left.sum(dim=1) - right.sum(dim=1)).abs()
+    left = (cotangents * pushed).flatten(1)
+    return _gap(left, _products(pulled, directions))
+
+
+def _symmetry_gap(f: Function, at: Parts, mode: Mode) -> float | None:
+    """None where `vᵀ(H w) = wᵀ(H v)` to rounding; else the relative gap."""
+    directions = {name: _directions(part) for name, part in at.items()}
+    bent = mode.bend(f, at, directions)
+    swapped = {name: part.flip(0) for name, part in directions.items()}
+    crossed = _products(bent, swapped)  # wᵀ(H v) and vᵀ(H w)
+    return _gap(crossed[:1], crossed[1:])
+
+
+def _products(one: Parts, other: Parts) -> Tensor:
+    return torch.cat([(part * other[name]).flatten(1) for name, part in one.items()], dim=1)
+
+
+def _gap(left: Tensor, right: Tensor) -> float | None:
+    """The difference of two sums along rows, relative to the sizes of their terms; None where it is rounding."""
+    dtype, left, right = left.dtype, left.double(), right.double()
     scale = left.abs().sum(dim=1) + right.abs().sum(dim=1)
-    worst = float((gap / scale.clamp_min(torch.finfo(output.dtype).tiny)).max())
-    return None if worst <= TOLERANCE[output.dtype] else worst
+    gap = (left.sum(dim=1) - right.sum(dim=1)).abs() / scale.clamp_min(torch.finfo(torch.float64).tiny)
+    worst = float(gap.max())
+    return None if worst <= TOLERANCE[dtype] else worst
 
 
 def _directions(like: Tensor) -> Tensor:
@@ -48,4 +82,4 @@ def _directions(like: Tensor) -> Tensor:
     return torch.cos(steps**1.5).reshape(2, *like.shape).to(like.dtype)
 
 
-__all__ = ["choose_mode"]
+__all__ = ["choose_bending_mode", "choose_mode"]

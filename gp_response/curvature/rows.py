@@ -11,7 +11,6 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 
 
-
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Inputs `x` and labels `y` of any shape with rows first, and `weights` ρ (n,)."""

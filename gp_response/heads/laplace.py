@@ -23,9 +23,8 @@ from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.linalg.memory import free_bytes
 from gp_response.solvers import Cholesky
 
-DOUBLED = (
-    64  # vectors of the parameters' length in float64 that must fit where a float32 network is computed in float64
-)
+PRECISIONS = ("float32", "float64")
+DOUBLED = 64  # vectors of the parameters' length that must fit in float64 where a float32 network is computed in it
 
 
 def laplace(
@@ -40,6 +39,7 @@ def laplace(
     solver: Any = None,
     beta: float = 1.0,
     batch_size: int | None = None,
+    precision: str | None = None,
 ) -> NetworkPosterior | NetworkClassPosterior | NetworkSites | ExactPosterior:
     """The posterior of a trained network: its parameters are Gaussian around where they are, with the precision
     `Λ = β Σ ρ_i J_iᵀ H_i J_i + Λ₀`, and its outputs linear in them (Khan et al. 2019; Immer, Korzepa & Bauer 2021).
@@ -49,8 +49,7 @@ def laplace(
     tangent kernel `J(x) Λ₀⁻¹ J(x')ᵀ`, of which the posterior mean is the network itself, and `posterior.head` is that process.
 
     Args:
-        net: in evaluation mode, of one output a row, or of C for `Categorical(C)`. Copied; float32 networks are computed in
-            float64 where that fits.
+        net: in evaluation mode, of one output a row, or of C for `Categorical(C)`. Copied.
         data: a Dataset, with weights and known noise, or a pair (x, y): x (n, ...) of any shape, rows first, integers for
             tokens; y (n,). Points are then rows flattened to (n, d).
         likelihood: such as `Gaussian(noise=0.1)`, `Bernoulli()` or `Categorical(C)`.
@@ -64,6 +63,8 @@ def laplace(
             What was used is `posterior.solver`.
         beta: inverse temperature.
         batch_size: rows swept together; results do not depend on it.
+        precision: "float64" or "float32" for all passes through the network; None: float64 where that fits. What float32 rounds
+            is in the error bounds.
 
     Returns:
         a posterior: every observable and perturbation for Gaussian noise, those of means (and losses) for other likelihoods.
@@ -75,15 +76,17 @@ def laplace(
     data, inputs = as_rows(data)
     _check(likelihood, curvature, beta, localise, batch_size)
     assert likelihood is not None
-    network = _network(net, parameters, data, inputs, likelihood)
+    network = _in_precision(Network(net, parameters), precision)
+    data = data.to(device=network.device)
+    _check_outputs(network, data, inputs, likelihood)
     several = likelihood.classes if isinstance(likelihood, Categorical) else None
     one = torch.ones((), dtype=torch.float64, device=network.device)
     model = NetworkModel(
         TangentMap(network, inputs, several), one, likelihood, curvature, float(beta), solver, batch_size
     )
     choice = prior_by_evidence(model.curvature(data), network.origin) if prior_precision == "evidence" else None
-    precision = _precision(prior_precision if choice is None else choice.precision, network) + float(localise)
-    model = replace(model, precision=precision, solver=chosen_solver(solver, network.count, data, several))
+    prior = _precision(prior_precision if choice is None else choice.precision, network) + float(localise)
+    model = replace(model, precision=prior, solver=chosen_solver(solver, network.count, data, several))
     posterior = _posterior(model, data)
     posterior.prior_choice = choice
     return posterior
@@ -115,19 +118,27 @@ def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_
     if curvature not in KINDS:
         raise unknown_name("curvature", str(curvature), KINDS)
     if curvature != "ggn" and not isinstance(likelihood, Gaussian | Categorical):
-        raise InputError(f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"')
+        raise InputError(
+            f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"'
+        )
     if not 0.0 < float(beta) < float("inf") or not 0.0 <= float(localise) < float("inf"):
         raise InputError(f"laplace(beta={beta!r}, localise={localise!r}): expected beta > 0 and localise >= 0, finite")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"laplace(batch_size={batch_size!r}): expected an integer of 1 or more, or None")
 
 
-def _network(net: nn.Module, parameters: Any, data: Dataset, inputs: Inputs, likelihood: Likelihood) -> Network:
-    """The network in float64 where it fits, with outputs that the likelihood can read."""
-    network = Network(net, parameters)
+def _in_precision(network: Network, precision: str | None) -> Network:
+    if precision not in (None, *PRECISIONS):
+        raise unknown_name("precision", str(precision), PRECISIONS)
+    if precision == "float32" and network.dtype != torch.float32:
+        raise InputError('precision="float32" got a float64 network; give net.float()')
     free = free_bytes(network.device)
-    if network.dtype != torch.float64 and (free is None or DOUBLED * 8 * network.count <= free):
-        network = network.double()
+    fits = free is None or DOUBLED * 8 * network.count <= free
+    return network.double() if precision == "float64" or (precision is None and fits) else network
+
+
+def _check_outputs(network: Network, data: Dataset, inputs: Inputs, likelihood: Likelihood) -> None:
+    """Refuse a network whose outputs the likelihood cannot read."""
     few = inputs.of(data.train.x[:4].to(network.dtype))
     network.check(few)
     shape = tuple(network.output(few).shape[1:])
@@ -137,7 +148,6 @@ def _network(net: nn.Module, parameters: Any, data: Dataset, inputs: Inputs, lik
             f"the network gives outputs of shape {shape} a row; {likelihood!r} needs {expected}: wrap it in a module that "
             "returns one number a row, or a number for each class"
         )
-    return network
 
 
 def _precision(value: Any, network: Network) -> Tensor:

@@ -10,7 +10,14 @@ KINDS: dict[str, type[Curvature]] = {"ggn": GGN, "hessian": Hessian, "fisher": F
 
 
 def curvature_of(
-    network: Network, inputs: Inputs, data: Dataset, likelihood: Likelihood, kind: str, *, beta: float, batch: int | None
+    network: Network,
+    inputs: Inputs,
+    data: Dataset,
+    likelihood: Likelihood,
+    kind: str,
+    *,
+    beta: float,
+    batch: int | None,
 ) -> Curvature:
     """`β Σ ρ_i ∇²ℓ_i` at the network as it stands, or what stands for it; known noise of rows goes into their weights."""
     train = data.train

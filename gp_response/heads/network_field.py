@@ -77,7 +77,14 @@ class NetworkField(Posterior):
     @cached_property
     def system(self) -> NetworkSystem:
         """B, by its products."""
-        return self.model.system(self.data, float(self._size()))
+        return self.model.system(self.data, float(self._size()), self._start)
+
+    def _start(self, block: int, seed: int) -> Tensor:
+        """Random mixtures of the rows' gradients, (P, block): data tell nothing of other directions."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = len(self.rows), self.model.tangent.outputs or 1, block
+        forces = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.rows.x.device)
+        return self.rows.gather(forces * self.data.train.weights.double().sqrt()[:, None, None])
 
     @cached_property
     def factor(self) -> Factor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from gp_response.data import Dataset
 from gp_response.heads.network_curvature import curvature_of
 from gp_response.heads.network_rows import NetworkRows
-from gp_response.heads.network_system import NetworkSystem
+from gp_response.heads.network_system import NetworkSystem, Start
 from gp_response.heads.tangent_map import TangentMap
 from gp_response.likelihoods import Gaussian, Likelihood
 
@@ -65,13 +65,13 @@ class NetworkModel:
         network, inputs = self.tangent.network, self.tangent.inputs
         return curvature_of(network, inputs, data, self.likelihood, self.kind, beta=self.beta, batch=self.batch)
 
-    def system(self, data: Dataset, size: float) -> NetworkSystem:
+    def system(self, data: Dataset, size: float, start: Start) -> NetworkSystem:
         """The whitened precision of the parameters given data; `size` bounds the trace of its part from data.
 
         Raises:
             SolverError: it is not positive definite, as may be for the Hessian.
         """
-        system = NetworkSystem(self.curvature(data), self.root, size=size)
+        system = NetworkSystem(self.curvature(data), self.root, size=size, start=start)
         return system if self.kind != "hessian" else system.with_floor()
 
 

@@ -1,5 +1,6 @@
 """The posterior precision of a network's parameters, whitened by the prior: `B = 1 + Λ₀^-½ G Λ₀^-½`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ DENSE, STEPS = 3000, 60  # parameters up to which eigenvalues are had whole, and
 MARGIN = 0.99
 SAMPLES, FACTOR = 8, 8.0
 
+Start = Callable[[int, int], Tensor]
+
 
 class NetworkSystem:
     """B for a curvature G, known by its products; B >= 1 where G is positive semi-definite.
@@ -21,11 +24,12 @@ class NetworkSystem:
         curvature: G, (P, P), with `matmat`, of dtype float64 or float32.
         root: Λ₀^½, 0-dim or (P,) float64.
         size: bound on the trace of `Λ₀^-½ |G| Λ₀^-½`, of which rounding of products is a part.
+        start: makes (block, seed) into vectors (P, block) for a Krylov space to begin with; None: random ones.
     """
 
-    def __init__(self, curvature: Any, root: Tensor, *, size: float):
-        self.curvature, self.floor = curvature, 1.0
-        self.root = root if root.ndim == 0 else root[:, None]
+    def __init__(self, curvature: Any, root: Tensor, *, size: float, start: Start | None = None):
+        self.curvature, self.floor, self.start = curvature, 1.0, start
+        self.root = (root if root.ndim == 0 else root[:, None]).to(curvature.dtype)
         self.n, self.device, self.dtype = curvature.shape[0], curvature.device, curvature.dtype
         self.shift = torch.ones(self.n, dtype=torch.float64, device=self.device)
         self.off = ROUNDING * torch.finfo(self.dtype).eps * (1.0 + size)
@@ -52,8 +56,8 @@ class NetworkSystem:
 
     def within(self, v: Tensor) -> Tensor:
         """`(B - 1) v` for v (P, t), in the dtype of v."""
-        inner = (v / self.root).to(self.dtype)
-        return (self.curvature.matmat(inner).to(self.root) / self.root).to(v)
+        # In the network's own precision throughout: a float32 network's vectors are long.
+        return (self.curvature.matmat(v.to(self.dtype) / self.root) / self.root).to(v)
 
     def product(self, v: Tensor) -> Tensor:
         return v + self.within(v)
@@ -94,4 +98,4 @@ def _lowest(system: NetworkSystem) -> float:
     return float(values[0] - run.beside[0, -1] * vectors[-1, 0].abs())
 
 
-__all__ = ["NetworkSystem"]
+__all__ = ["NetworkSystem", "Start"]

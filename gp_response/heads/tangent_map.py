@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from gp_response.curvature import Network
+from gp_response.curvature.modes import ReverseMode
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look, slope
+from gp_response.linalg.transforms import inside_transform
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,19 @@ class TangentMap:
         def one(theta: Tensor, point: Tensor) -> Tensor:
             return self._at(theta, point[None])[0]
 
+        if self.reversed(x):
+            return torch.cat([self._pulled(point[None]) for point in x.to(self.network.dtype)])
         return vmap(grad(one), (None, 0))(self.network.origin, x.to(self.network.dtype))
+
+    def reversed(self, x: Tensor) -> bool:
+        """Whether the network can be differentiated by plain autograd only, and not by torch.func."""
+        rows = x if self.outputs is None else x[:, :-1]
+        return not inside_transform() and isinstance(self.network.mode(self.inputs.of(rows)), ReverseMode)
+
+    def _pulled(self, point: Tensor) -> Tensor:
+        """The gradient of one reading, (1, P), without torch.func."""
+        rows, which = (point, torch.ones(1, 1)) if self.outputs is None else (point[:, :-1], self._which(point))
+        return self.network.pull(self.inputs.of(rows), which.to(point)[..., None]).T
 
     def moved(self, x: Tensor, direction: Tensor) -> Tensor:
         """`J(x) v` of each reading, (p,), for v (P,): differentiable in x and v, also in forward mode."""
@@ -84,14 +98,21 @@ class TangentMap:
         x = x.to(self.network.dtype)
         if self.outputs is None:
             return self.network.call(theta, self.inputs.of(x))[:, 0]
-        which = (x[:, -1:] == torch.arange(self.outputs, dtype=x.dtype, device=x.device)).to(theta)
-        return (self.network.call(theta, self.inputs.of(x[:, :-1])) * which).sum(dim=-1)
+        return (self.network.call(theta, self.inputs.of(x[:, :-1])) * self._which(x)).sum(dim=-1)
+
+    def _which(self, x: Tensor) -> Tensor:
+        """Ones at the output that each point reads, (p, C)."""
+        return (x[:, -1:] == torch.arange(self.outputs or 1, dtype=x.dtype, device=x.device)).to(x)
 
 
 def require_slopes(tangent: TangentMap, look: Look) -> None:
     """Refuse slopes along what is no number."""
     if look.direction is not None and tangent.inputs.dtype is not None:
         raise InputError("tokens do not move by a little, so the network has no slope there; use value or contrast")
+    if look.direction is not None and tangent.reversed(look.points[:1]):
+        raise InputError(
+            "torch.func cannot transform this network, so its slopes are not at hand; use value or contrast"
+        )
 
 
 __all__ = ["Inputs", "TangentMap", "require_slopes"]

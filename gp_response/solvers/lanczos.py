@@ -59,9 +59,11 @@ class Lanczos:
 
 def bracketed(system: Any, how: Lanczos) -> Bracket:
     """Both sides of the inverse of `B = 1 + A`, on a Krylov basis of A."""
+    block = min(how.block, system.n)
     basis = KrylovBasis(
-        system.within, system.n, rank=min(how.rank, system.n), block=how.block, storage=getattr(torch, how.storage),
-        precision=system.dtype, seed=how.seed, device=system.device,
+        system.within, system.n, rank=min(how.rank, system.n), block=block, storage=getattr(torch, how.storage),
+        precision=system.dtype, start=None if system.start is None else system.start(block, how.seed), seed=how.seed,
+        device=system.device,
     )  # fmt: skip
     basis.build(progress=how.progress, checkpoint=how.checkpoint)
     return Bracket(basis, floor=1.0 - system.floor)
