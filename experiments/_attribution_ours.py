@@ -1,7 +1,6 @@
 """Ours, and gradient similarity: what taking rows away is said to change each asked output by, averaged over networks."""
 
 import contextlib
-from typing import Any
 
 import torch
 from _attribution_nets import Case, Gradients, Parameters, gradients, slopes
@@ -27,11 +26,13 @@ def ours(case: Case, trained: Parameters, dampings: list[float], sets: list[Tens
     apart = [[row] for row in singles.tolist()] + [rows.tolist() for rows in sets]
     finite = several(case, trained, nets, dampings, apart) if case.outputs > 1 else single(case, nets, dampings, apart)
     some = len(singles)
-    return {
-        "first order": additive(first_order(case, nets, dampings, "ggn"), removed, singles),
-        "first order, Hessian": additive(first_order(case, nets, dampings, "hessian"), removed, singles),
+    found = {
         "finite": {name: Guess(change[:, some:], change[:, :some]) for name, change in finite.items()},
+        "first order": additive(first_order(case, nets, dampings, "ggn"), removed, singles),
     }
+    if case.pair.noise is not None:  # sites of classes move with the network, which a Hessian kept as it is does not follow
+        found["first order, Hessian"] = additive(first_order(case, nets, dampings, "hessian"), removed, singles)
+    return found
 
 
 def first_order(case: Case, nets: list[nn.Module], dampings: list[float], curvature: str) -> dict[str, Tensor]:
@@ -72,14 +73,12 @@ def several(
     return found
 
 
-def response(case: Case, net: nn.Module, precision: float, curvature: str = "ggn", solver: Any = None) -> Tensor:
+def response(case: Case, net: nn.Module, precision: float, curvature: str) -> Tensor:
     """Minus the susceptibility of the asked outputs to the weights of the rows, (points, rows)."""
     likelihood = gr.Gaussian(noise=case.pair.noise) if case.pair.noise else gr.Bernoulli()
     if case.outputs > 1:
         likelihood = gr.Categorical(case.outputs)
-    posterior = gr.laplace(
-        net, (case.x, case.y), likelihood=likelihood, prior_precision=precision, curvature=curvature, solver=solver
-    )
+    posterior = gr.laplace(net, (case.x, case.y), likelihood=likelihood, prior_precision=precision, curvature=curvature)
     chi = gr.susceptibility(posterior, gr.value(case.points), gr.reweight()).matrix
     return -torch.einsum("mc,mcn->mn", slopes(case, net), chi.reshape(len(case.points), case.outputs, -1))
 

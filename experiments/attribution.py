@@ -29,12 +29,11 @@ from typing import Any
 import _attribution_peers as peers
 import torch
 from _attribution_nets import Case, Pair, Parameters, asked, draw, gradients, retrain, start, train
-from _attribution_ours import ours, response, similarities
+from _attribution_ours import ours, similarities
 from _attribution_scores import Table, additive, assess, lds
 from scipy.stats import t as student
 from torch import Tensor
 
-import gp_response as gr
 from gp_response.plots import rank_correlations, save
 from gp_response.report import number
 
@@ -50,15 +49,15 @@ SMOKE = {
     "polish": 20,
 }  # fmt: skip
 DAMPINGS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
-EKFAC_DAMPINGS = [0.001, 0.01, 0.1, 0.3, 1.0, 3.0]
+EKFAC_DAMPINGS = [0.001, 0.01, 0.1, 0.3, 1.0]
 TRAK_DAMPINGS, PROJECTIONS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0], [512, 2048]
 OURS = ("finite", "first order", "first order, Hessian")
 PEERS = ("EK-FAC", "influence function", "TRAK", "gradients, dot", "gradients, cosine")
 
 
 def main(
-    pair: str = "concrete", rows: int = 400, points: int = 40, networks: int = 3, subsets: int = 120, held: int = 20,
-    fresh: int = 40, singles: int = 30, steps: int = 1000, polish: int = 300, seed: int = 0,
+    pair: str = "concrete", rows: int = 300, points: int = 40, networks: int = 3, subsets: int = 120, held: int = 20,
+    fresh: int = 40, singles: int = 30, steps: int = 800, polish: int = 200, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Retrain, attribute, compare.
 
@@ -84,7 +83,7 @@ def main(
     return {
         "pair": pair, "rows": rows, "points": points, "networks": networks, "parameters": gradients(case, trained, 0).energy.numel(),
         "held": held, "halves": subsets - held, "missing": peers.MISSING, "test": quality(case, base), "stationary": stationary(case, trained),
-        "ceiling": lds(*tried), "networks_among": lds(halves[0], halves[1]), "cg_gap": cg_gap(case, trained),
+        "ceiling": lds(*tried), "networks_among": lds(halves[0], halves[1]),
         "change": float(truth.square().mean().sqrt()), "single_change": float(single.mean(dim=0).square().mean().sqrt()),
         "methods": found, "seconds_of": clock.found,
     }  # fmt: skip
@@ -104,7 +103,7 @@ class Clock:
 
 def begin(case: Case, seeds: list[int], steps: int, polish: int) -> tuple[Parameters, Tensor]:
     """Networks trained on all rows and their outputs asked, (networks, points)."""
-    trained = train(case, start(case, seeds), torch.arange(len(case.x)).expand(len(seeds), -1), steps, 2 * polish)
+    trained = train(case, start(case, seeds), torch.arange(len(case.x)).expand(len(seeds), -1), steps, 3 * polish)
     return trained, asked(case, trained)
 
 
@@ -161,13 +160,6 @@ def stationary(case: Case, trained: Parameters) -> float:
     return worst
 
 
-def cg_gap(case: Case, trained: Parameters) -> float:
-    """Relative difference of the first order by `gr.CG()`, which never forms the curvature, to that by `gr.Dense()`, one network."""
-    net = case.load(trained, 0)
-    dense, iterative = (response(case, net, case.pair.precision, solver=solver) for solver in (gr.Dense(), gr.CG()))
-    return float((iterative - dense).norm() / dense.norm())
-
-
 # The paper --------------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +177,6 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         "AttributionPoints": number(first["points"]), "AttributionNetworks": number(first["networks"]),
         "AttributionHalves": number(first["halves"]), "AttributionHeld": number(first["held"]),
         "AttributionStationary": number(max(f["stationary"] for f in whole), digits=1),
-        "AttributionCgGap": number(max(f["cg_gap"] for f in whole), digits=1),
         "AttributionWins": number(sum(lead(f)[1] > 0.0 for f in whole)), "AttributionTable": table(whole, names),
     }  # fmt: skip
     for name in names:
