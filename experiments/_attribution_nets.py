@@ -1,10 +1,11 @@
 """Small networks on real data, many trained at once: the ground truth of attribution.
 
-Networks of one shape are one batched module (`torch.func.vmap`), so that hundreds are retrained in the time of a few. Each minimises
-`Σ_{i in its rows} ℓ_i(θ) + ½ λ ‖θ‖²` by Adam on all its rows from its own initial values, the same whatever the rows are: a network
-without some rows differs from the one with all of them by those rows alone.
+Networks of one shape are one batched module (`torch.func.vmap`), so that hundreds are retrained in the time of a few. Each
+minimises `Σ_{i in its rows} ℓ_i(θ) + ½ λ ‖θ‖²` by Adam on all its rows from its own initial values, the same whatever the rows
+are: a network without some rows differs from the one with all of them by those rows alone.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Case:
             torch.manual_seed(seed)
             sizes = [self.x.shape[1], *self.pair.widths]
             layers: list[nn.Module] = []
-            for wide, narrow in zip(sizes, sizes[1:], strict=False):
+            for wide, narrow in itertools.pairwise(sizes):
                 layers += [nn.Linear(wide, narrow), ACTIVATIONS[self.pair.activation]()]
             return nn.Sequential(*layers, nn.Linear(sizes[-1], self.outputs)).double()
 
@@ -87,7 +88,11 @@ class Case:
 def draw(pair: Pair, rows: int, points: int, seed: int) -> Case:
     """Some rows of the data set, inputs scaled by the statistics of its training part (digits: to at most one)."""
     published = pair.noise is not None
-    data = gr.load(pair.dataset, split=seed) if published else gr.load(pair.dataset, seed=seed, standardise=pair.classes == 2)
+    data = (
+        gr.load(pair.dataset, split=seed)
+        if published
+        else gr.load(pair.dataset, seed=seed, standardise=pair.classes == 2)
+    )
     generator = torch.Generator().manual_seed(seed)
     train = data.train.take(torch.randperm(len(data.train), generator=generator)[:rows])
     test = data.test.take(torch.randperm(len(data.test), generator=generator)[:points])
@@ -101,7 +106,7 @@ def start(case: Case, seeds: list[int]) -> Parameters:
 
 
 def train(case: Case, parameters: Parameters, rows: Tensor, steps: int, polish: int, rate: float = 0.02) -> Parameters:
-    """Networks trained on their rows (networks, r): by Adam whose rate falls to nothing as a cosine, then by L-BFGS to the minimum."""
+    """Networks trained on their rows (networks, r): by Adam whose rate falls as a cosine, then by L-BFGS to the minimum."""
     net, x, y = case.network(0), case.x[rows], case.y[rows]
     energy = vmap(lambda p, a, b: energy_of(case, net, p, a, b))
     if steps:
@@ -121,7 +126,9 @@ def train(case: Case, parameters: Parameters, rows: Tensor, steps: int, polish: 
     return tree(lbfgs(both, begun, polish) if polish else begun)
 
 
-def _adam(energy: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, steps: int, rate: float) -> Parameters:
+def _adam(
+    energy: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, steps: int, rate: float
+) -> Parameters:
     """In float32: twice as fast, and L-BFGS comes after it where it matters."""
     moving = {name: value.float().requires_grad_() for name, value in parameters.items()}
     optimiser = torch.optim.Adam(moving.values(), lr=rate, betas=(0.9, 0.99))
@@ -181,7 +188,9 @@ def energy_of(case: Case, net: nn.Module, parameters: Parameters, x: Tensor, y: 
     return case.loss(functional_call(net, parameters, (x,)), y).sum() + 0.5 * case.pair.precision * size
 
 
-def retrain(case: Case, initial: Parameters, sets: list[Tensor], steps: int, polish: int, together: int = 400) -> Tensor:
+def retrain(
+    case: Case, initial: Parameters, sets: list[Tensor], steps: int, polish: int, together: int = 400
+) -> Tensor:
     """Outputs asked of networks trained on each set of rows from each network's initial values, (networks, points, sets)."""
     count, rows = len(next(iter(initial.values()))), torch.stack(sets)
     found = []

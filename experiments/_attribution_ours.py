@@ -13,7 +13,9 @@ from gp_response.errors import SolverError
 LEAST = 1e-9  # noise of the likelihood beside the rows' own
 
 
-def ours(case: Case, trained: Parameters, dampings: list[float], sets: list[Tensor], singles: Tensor) -> dict[str, Table]:
+def ours(
+    case: Case, trained: Parameters, dampings: list[float], sets: list[Tensor], singles: Tensor
+) -> dict[str, Table]:
     """First-order response by the Gauss-Newton matrix and by the Hessian, and the finite one, by multiples of the training's λ.
 
     sets: of rows taken away. The finite answer is exact for the linearised network and squared loss; a class's loss is replaced by
@@ -30,7 +32,9 @@ def ours(case: Case, trained: Parameters, dampings: list[float], sets: list[Tens
         "finite": {name: Guess(change[:, some:], change[:, :some]) for name, change in finite.items()},
         "first order": additive(first_order(case, nets, dampings, "ggn"), removed, singles),
     }
-    if case.pair.noise is not None:  # sites of classes move with the network, which a Hessian kept as it is does not follow
+    if (
+        case.pair.noise is not None
+    ):  # sites of classes move with the network, which a Hessian kept as it is does not follow
         found["first order, Hessian"] = additive(first_order(case, nets, dampings, "hessian"), removed, singles)
     return found
 

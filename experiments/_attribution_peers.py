@@ -67,8 +67,12 @@ def ekfac(case: Case, trained: Parameters, dampings: list[float], seed: int) -> 
         task = _Attributed(case)
         model = prepare_model(case.load(trained, which).float(), task)
         with tempfile.TemporaryDirectory() as folder:
-            analyzer = Analyzer("attribution", model, task, cpu=True, output_dir=folder, disable_tqdm=True, log_level=logging.ERROR)
-            analyzer.fit_all_factors("ekfac", rows, per_device_batch_size=n, factor_args=FactorArguments(strategy="ekfac"))
+            analyzer = Analyzer(
+                "attribution", model, task, cpu=True, output_dir=folder, disable_tqdm=True, log_level=logging.ERROR
+            )
+            analyzer.fit_all_factors(
+                "ekfac", rows, per_device_batch_size=n, factor_args=FactorArguments(strategy="ekfac")
+            )
             for damping in dampings:
                 name = name_of(damping)
                 analyzer.compute_pairwise_scores(
@@ -83,10 +87,11 @@ def influence(case: Case, trained: Parameters, dampings: list[float]) -> Scores:
     """dattri's influence function with the explicit Hessian; one batch of all rows, for it sums the inverses of batches."""
     task = _task(case, trained, case.loss, case.asked)
     found = {}
+    rows, points = _batch(case.x, case.y), _batch(case.points, case.targets)
     for damping in dampings:
         attributor = IFAttributorExplicit(task, regularization=damping * case.pair.precision)
-        attributor.cache(_batch(case.x, case.y))
-        found[name_of(damping)] = attributor.attribute(_batch(case.x, case.y), _batch(case.points, case.targets)).detach().T.double()
+        attributor.cache(rows)
+        found[name_of(damping)] = attributor.attribute(rows, points).detach().T.double()
     return found
 
 
@@ -112,11 +117,15 @@ def trak(case: Case, trained: Parameters, dampings: list[float], dimensions: lis
             )  # fmt: skip
             attributor.cache(_batch(case.x, case.y))
             with torch.no_grad():
-                found[f"{name_of(damping)}, {size}"] = -attributor.attribute(_batch(case.points, case.targets)).detach().T.double()
+                found[f"{name_of(damping)}, {size}"] = (
+                    -attributor.attribute(_batch(case.points, case.targets)).detach().T.double()
+                )
     return found
 
 
-def _task(case: Case, trained: Parameters, loss: Callable[..., Tensor], target: Callable[..., Tensor]) -> "AttributionTask":
+def _task(
+    case: Case, trained: Parameters, loss: Callable[..., Tensor], target: Callable[..., Tensor]
+) -> "AttributionTask":
     net = case.network(0)
 
     def summed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -127,7 +136,9 @@ def _task(case: Case, trained: Parameters, loss: Callable[..., Tensor], target: 
         return of
 
     states = [case.load(trained, which).state_dict() for which in range(len(next(iter(trained.values()))))]
-    return AttributionTask(loss_func=summed(loss), target_func=summed(target), model=case.load(trained, 0), checkpoints=states)
+    return AttributionTask(
+        loss_func=summed(loss), target_func=summed(target), model=case.load(trained, 0), checkpoints=states
+    )
 
 
 def _batch(x: Tensor, y: Tensor) -> DataLoader:

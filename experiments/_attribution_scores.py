@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -34,11 +33,12 @@ def pearson(guess: Tensor, truth: Tensor) -> float:
     return float(_correlation(guess.numpy(), truth.numpy()).mean())
 
 
-def errors(guess: Tensor, truth: Tensor, held: Tensor, held_truth: Tensor) -> dict[str, float]:
-    """Relative error of the size as it is, and after the one factor that suits the held-out sets best."""
-    factor = float((held * held_truth).sum() / held.square().sum())
-    found = {"error": guess, "error_scaled": factor * guess}
-    return {name: float((value - truth).norm() / truth.norm()) for name, value in found.items()} | {"factor": factor}
+def errors(guess: Tensor, truth: Tensor, held: int) -> dict[str, float]:
+    """Relative error of the size of all but the first `held`, as it is and after the one factor that suits those best."""
+    tried, known, rest, true = guess[:, :held], truth[:, :held], guess[:, held:], truth[:, held:]
+    factor = float((tried * known).sum() / tried.square().sum())
+    found = {"error": rest, "error_scaled": factor * rest}
+    return {name: float((value - true).norm() / true.norm()) for name, value in found.items()} | {"factor": factor}
 
 
 def bootstrap(guesses: dict[str, Tensor], truth: Tensor, draws: int, seed: int) -> dict[str, np.ndarray]:
@@ -68,32 +68,37 @@ def _correlation(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return (one * two).sum(axis=1) / np.where(size > 0.0, size, 1.0)
 
 
-def assess(tables: dict[str, Table], halves: Tensor, singles: Tensor, held: int, held_rows: int, seed: int) -> dict[str, Any]:
+def assess(
+    tables: dict[str, Table], halves: Tensor, singles: Tensor, held: int, held_rows: int, seed: int
+) -> dict[str, Any]:
     """Every method at the damping that suits the first `held` half-subsets best, scored on the others; and so for single rows.
 
-    halves: changes of retrained networks, (points, sets); singles: (points, rows).
+    halves: changes of retrained networks, (points, sets); singles: (points, rows). A method with a damping "1", in units of the
+    training's precision, is scored at that one, too ("untuned").
     """
-    found, kept = {}, {}
+    found: dict[str, Any] = {}
+    kept: dict[str, Tensor] = {}
     for name, table in tables.items():
-        best = max(table, key=lambda d: lds(table[d].halves[:, :held], halves[:, :held]))
-        best_single = max(table, key=lambda d: pearson(table[d].singles[:, :held_rows], singles[:, :held_rows]))
-        guess, single = kept.setdefault(name, table[best].halves[:, held:]), table[best_single].singles
+        by_halves = {d: lds(guess.halves[:, :held], halves[:, :held]) for d, guess in table.items()}
+        by_singles = {d: pearson(guess.singles[:, :held_rows], singles[:, :held_rows]) for d, guess in table.items()}
+        best, best_single = max(by_halves, key=by_halves.__getitem__), max(by_singles, key=by_singles.__getitem__)
+        guess, single = table[best].halves, table[best_single].singles
+        kept[name] = guess[:, held:]
         found[name] = {
-            "damping": best, "lds": lds(guess, halves[:, held:]), 
-            **errors(guess, halves[:, held:], table[best].halves[:, :held], halves[:, :held]),
+            "damping": best, "lds": lds(kept[name], halves[:, held:]), **errors(guess, halves, held),
             "loo_damping": best_single, "loo": pearson(single[:, held_rows:], singles[:, held_rows:]),
-            **{f"loo_{k}": v for k, v in errors(single[:, held_rows:], singles[:, held_rows:], single[:, :held_rows], singles[:, :held_rows]).items()},
+            **{f"loo_{k}": v for k, v in errors(single, singles, held_rows).items()},
         }  # fmt: skip
         if "1" in table:
-            plain = table["1"]
             found[name] |= {
-                "lds_untuned": lds(plain.halves[:, held:], halves[:, held:]),
-                "loo_untuned": pearson(plain.singles[:, held_rows:], singles[:, held_rows:]),
+                "lds_untuned": lds(table["1"].halves[:, held:], halves[:, held:]),
+                "loo_untuned": pearson(table["1"].singles[:, held_rows:], singles[:, held_rows:]),
             }
     draws = bootstrap(kept, halves[:, held:], 300, seed)
-    for name in found:
-        found[name]["lds_interval"] = interval(draws[name])
-        found[name]["lds_minus"] = {
-            other: [found[name]["lds"] - found[other]["lds"], *interval(draws[name] - draws[other])] for other in found if other != name
-        }  # fmt: skip
+    for name, result in found.items():
+        result["lds_interval"] = interval(draws[name])
+        others = {other: found[other]["lds"] for other in found if other != name}
+        result["lds_minus"] = {
+            other: [result["lds"] - score, *interval(draws[name] - draws[other])] for other, score in others.items()
+        }
     return found

@@ -81,9 +81,9 @@ def main(
     found = assess(tables, truth, single.mean(dim=0), held, singles // 3, seed)
     clock("scores")
     return {
-        "pair": pair, "rows": rows, "points": points, "networks": networks, "parameters": gradients(case, trained, 0).energy.numel(),
-        "held": held, "halves": subsets - held, "missing": peers.MISSING, "test": quality(case, base), "stationary": stationary(case, trained),
-        "ceiling": lds(*tried), "networks_among": lds(halves[0], halves[1]),
+        "pair": pair, "rows": rows, "points": points, "networks": networks, "held": held, "halves": subsets - held,
+        "parameters": gradients(case, trained, 0).energy.numel(), "missing": peers.MISSING, "test": quality(case, base),
+        "stationary": stationary(case, trained), "ceiling": lds(*tried), "networks_among": lds(halves[0], halves[1]),
         "change": float(truth.square().mean().sqrt()), "single_change": float(single.mean(dim=0).square().mean().sqrt()),
         "methods": found, "seconds_of": clock.found,
     }  # fmt: skip
@@ -120,7 +120,9 @@ def without(rows: int, removed: list[int]) -> Tensor:
     return keep.nonzero().flatten()
 
 
-def attributed(case: Case, trained: Parameters, kept: list[Tensor], alone: Tensor, seed: int, clock: Clock) -> dict[str, Table]:
+def attributed(
+    case: Case, trained: Parameters, kept: list[Tensor], alone: Tensor, seed: int, clock: Clock
+) -> dict[str, Table]:
     """What every method that is there foretells."""
     sets = [without(len(case.x), rows.tolist()) for rows in kept]
     tables = ours(case, trained, DAMPINGS, sets, alone)
@@ -194,7 +196,8 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
 
 
 def dots(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    found = {name: {"one run": [f["methods"][name]["lds"] for f in runs]} for name in (*OURS, *PEERS)}
+    known = [name for name in (*OURS, *PEERS) if name in runs[0]["methods"]]
+    found = {name: {"one run": [f["methods"][name]["lds"] for f in runs]} for name in known}
     return {"other initial values": {"one run": [f["ceiling"] for f in runs]}, **found}
 
 
@@ -223,7 +226,10 @@ def table(whole: list[dict[str, Any]], names: list[str]) -> str:
     for method in (*OURS, *PEERS):
         cells = []
         for name in names:
-            mine = [f["methods"][method] for f in whole if f["pair"] == name]
+            mine = [f["methods"][method] for f in whole if f["pair"] == name and method in f["methods"]]
+            if not mine:
+                cells.append("--- & --- & ---")
+                continue
             score, single, error = (sum(m[k] for m in mine) / len(mine) for k in ("lds", "loo", "error_scaled"))
             cells.append(f"{score:.3f} & {single:.2f} & {100.0 * error:.0f}")
         out.append(f"{method} & " + " & ".join(cells) + r" \\")
