@@ -31,7 +31,6 @@ import torch
 from _attribution_nets import Case, Pair, Parameters, asked, draw, gradients, retrain, start, train
 from _attribution_ours import ours, similarities
 from _attribution_scores import Table, additive, assess, lds
-from scipy.stats import t as student
 from torch import Tensor
 
 from gp_response.plots import rank_correlations, save
@@ -166,7 +165,8 @@ def stationary(case: Case, trained: Parameters) -> float:
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
-    """Figure of LDS by method, table of means over seeds, and how far ours is from the best peer."""
+    """Figure of LDS by method, table of means over seeds, and how far ours is from the best peer, by the outermost ends of the
+    bootstraps of any run."""
     whole = [r["result"] for r in results if r["config"]["subsets"] == 120 and not r["result"]["missing"]]
     if not whole:
         return {}
@@ -183,14 +183,15 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     }  # fmt: skip
     for name in names:
         mine = [f for f in whole if f["pair"] == name]
-        leads = [lead(f)[0] for f in mine]
+        leads = [lead(f) for f in mine]
         untuned = [f["methods"]["finite"]["lds_untuned"] - best_peer(f)[1] for f in mine]
-        low, high = spread(leads)
         stem = f"Attribution{''.join(c for c in name.title() if c.isalpha())}"
         variables |= {
-            f"{stem}Lead": number(sum(leads) / len(leads), digits=2), f"{stem}Low": number(low, digits=2),
-            f"{stem}High": number(high, digits=2), f"{stem}Untuned": number(sum(untuned) / len(untuned), digits=2),
-            f"{stem}Parameters": number(mine[0]["parameters"]),
+            f"{stem}Lead": number(sum(found[0] for found in leads) / len(leads), digits=2),
+            f"{stem}Low": number(min(found[1] for found in leads), digits=2),
+            f"{stem}High": number(max(found[2] for found in leads), digits=2),
+            f"{stem}Untuned": number(sum(untuned) / len(untuned), digits=2),
+            f"{stem}Parameters": number(mine[0]["parameters"]), f"{stem}Runs": number(len(mine)),
         }  # fmt: skip
     return variables
 
@@ -208,16 +209,6 @@ def best_peer(run: dict[str, Any]) -> tuple[str, float]:
 def lead(run: dict[str, Any]) -> list[float]:
     """LDS of the finite answer minus that of the run's best peer, and the ends of its bootstrap."""
     return run["methods"]["finite"]["lds_minus"][best_peer(run)[0]]
-
-
-def spread(values: list[float]) -> tuple[float, float]:
-    """Student's interval of 95 % of the mean over seeds; that of one value has no width."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, mean
-    error = (sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)) ** 0.5
-    wide = float(student.ppf(0.975, len(values) - 1)) * error
-    return mean - wide, mean + wide
 
 
 def table(whole: list[dict[str, Any]], names: list[str]) -> str:
