@@ -159,6 +159,11 @@ class Posterior(ABC):
         return torch.zeros(len(look), dtype=torch.float64, device=look.points.device)
 
     @property
+    def width(self) -> int:
+        """Numbers in a point's right-hand side and solution, for planning memory: those of the training rows."""
+        return len(self.data.train)
+
+    @property
     def rows_left_out(self) -> Certified:
         """`left_out` of the training rows in float64, (n,)."""
         zero = torch.zeros(len(self.data.train), dtype=torch.float64, device=self.data.train.x.device)
@@ -246,7 +251,7 @@ class Posterior(ABC):
     def _step(self) -> int:
         """Points looked from at a time, so that their solves fit a quarter of the free memory."""
         x = self.data.train.x
-        return block_size(point_bytes(len(x), x), byte_budget(None, x.device), most=max(1, len(x)))
+        return block_size(point_bytes(self.width, x), byte_budget(None, x.device), most=max(1, len(x)))
 
     def _probes(self, x: Any) -> Iterator[Probe]:
         return (self.probe(part) for part in self.points(x).split(self._step()))

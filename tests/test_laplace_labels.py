@@ -61,6 +61,20 @@ def test_sites_by_conjugate_gradients_are_those_of_the_factor():
         assert bool((off <= a.error + b.error).all())
 
 
+@pytest.mark.parametrize("solver", [gr.Lanczos(rank=4, block=2), gr.Lanczos(rank=12, block=4), gr.CG(tolerance=1e-2)])
+def test_answers_under_labels_are_inside_their_errors(solver):
+    exact, found = sites("bernoulli"), sites("bernoulli", solver=solver)
+    for name, asked in SITE_OBSERVABLES.items():
+        for perturbation in MOVES.values():
+            one, other = (gr.susceptibility(p, asked, perturbation) for p in (exact, found))
+            assert bool(((one.matrix - other.matrix).abs() <= one.error + other.error).all()), (name, perturbation.kind)
+    exact, found = classifier(), classifier(solver=solver)
+    for asked in (gr.value(X), gr.loss(X, CLASS_OF)):
+        for perturbation in (gr.reweight(), gr.delete([3, 17]), gr.insert(X[:2], CLASS_OF[:2]), gr.temperature()):
+            one, other = (gr.susceptibility(p, asked, perturbation) for p in (exact, found))
+            assert bool(((one.matrix - other.matrix).abs() <= one.error + other.error).all()), perturbation.kind
+
+
 def test_fluctuations_of_sites_are_those_of_the_process():
     found = sites("bernoulli")
     one, other = (gr.fluctuation(p, gr.loss(X, Y), gr.reweight()).matrix for p in (found, found.head.condition(LABELS)))

@@ -36,7 +36,7 @@ def posterior(name, solver):
 @pytest.mark.parametrize("storage", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("name", NETS)
 def test_intervals_cover_the_dense_truth_at_every_rank(name, storage):
-    """5 nets, ranks 4 to 128, three storages: 45,360 entries, every one inside."""
+    """5 nets, ranks 4 to 128, three storages: 45,000 entries, every one inside."""
     whole, count = truth(name), 0
     rounding = 1e-12 * float(whole.diagonal().max())
     for rank in (4, 8, 16, 32, 64, 128):

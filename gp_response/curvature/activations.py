@@ -9,7 +9,7 @@ from gp_response.curvature.network import Network
 
 def activation_bytes(net: Network, x: Tensor) -> int:
     """Bytes that the backward pass of one row keeps, parameters not counted."""
-    at = {name: part.detach().requires_grad_() for name, part in net.tree(net.origin).items()}
+    at = {name: part.detach().requires_grad_() for name, part in net.parts.items()}
     own = {part.untyped_storage().data_ptr() for part in at.values()}
     kept: dict[int, int] = {}
 

@@ -110,7 +110,7 @@ class Curvature(ABC):
     def _columns(self, t: int) -> int:
         """Vectors at a time."""
         batch = min(self.batch_size, len(self.rows)) * self._each
-        each = batch + VECTORS * self.net.count * self.net.origin.element_size()
+        each = batch + VECTORS * self.net.count * torch.finfo(self.dtype).bits // 8
         return block_size(each, self._budget, most=max(1, min(t, MOST)))
 
     def _product(self, V: Tensor) -> Tensor:

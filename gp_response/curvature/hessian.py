@@ -22,13 +22,13 @@ class Hessian(Curvature):
         super().__init__(net, data, **given)
         row = self.rows[:1]
         modes = (self.net.mode(row.x), ReverseMode())
-        self.net.use(choose_bending_mode(partial(self._energy, row), self.net.tree(self.net.origin), modes))
+        self.net.use(choose_bending_mode(partial(self._energy, row), self.net.parts, modes))
 
     def _energy(self, rows: Rows, parts: Parts) -> Tensor:
         return (rows.weights * self.loss.rows(self.net.at(parts, rows.x), rows.y)).sum()
 
     def _batch(self, rows: Rows, V: Tensor) -> Parts:
-        at = self.net.tree(self.net.origin)
+        at = self.net.parts
         return self.net.mode(rows.x).bend(partial(self._energy, rows), at, self.net.tree(V))
 
 

@@ -23,7 +23,8 @@ class Network:
     Attributes:
         names, shapes: of the P parameters chosen, in the order of a flat vector.
         count: P.
-        origin: their values, (P,).
+        origin: their values, (P,), put together at every call.
+        parts: their values by name.
 
     Args:
         module: maps inputs with rows first to outputs (n,), (n, C), or (n, L, C) for sequences; in evaluation mode.
@@ -42,7 +43,8 @@ class Network:
         self.shapes = tuple(given[name].shape for name in self.names)
         self.module = module
         _refuse_mixed({name: given[name] for name in self.names})
-        self.origin = torch.cat([given[name].reshape(-1) for name in self.names])
+        # Tensors of their own: forward mode gives a view into a long vector a tangent as long as the vector.
+        self.parts: Parts = {name: given[name].clone(memory_format=torch.contiguous_format) for name in self.names}
         self._fixed = {name: p.clone() for name, p in given.items() if name not in set(self.names)}
         self._buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
         self._mode: Mode | None = None
@@ -50,20 +52,24 @@ class Network:
     @property
     def count(self) -> int:
         """P, the number of parameters chosen."""
-        return len(self.origin)
+        return sum(part.numel() for part in self.parts.values())
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.origin.dtype
+        return self.parts[self.names[0]].dtype
 
     @property
     def device(self) -> torch.device:
-        return self.origin.device
+        return self.parts[self.names[0]].device
+
+    @property
+    def origin(self) -> Tensor:
+        return self.vector(self.parts)
 
     def double(self) -> "Network":
         """The same network in float64."""
         other = copy(self)
-        other.origin = self.origin.double()
+        other.parts = {name: part.double() for name, part in self.parts.items()}
         other._fixed = {name: _doubled(t) for name, t in self._fixed.items()}
         other._buffers = {name: _doubled(t) for name, t in self._buffers.items()}
         return other
@@ -82,10 +88,10 @@ class Network:
         names = tuple(name for name in select(self.module, parameters) if name in self.names)
         if not names:
             raise InputError(f"parameters={parameters!r} are none of the {len(self.names)} tensors chosen before")
-        parts, other = self.tree(self.origin), copy(self)
-        other.names, other.shapes = names, tuple(parts[name].shape for name in names)
-        other.origin = torch.cat([parts[name].reshape(-1) for name in names])
-        other._fixed = {**self._fixed, **{name: part.clone() for name, part in parts.items() if name not in names}}
+        other = copy(self)
+        other.names, other.shapes = names, tuple(self.parts[name].shape for name in names)
+        other.parts = {name: self.parts[name] for name in names}
+        other._fixed = {**self._fixed, **{name: part for name, part in self.parts.items() if name not in names}}
         other._mode = None
         return other
 
@@ -124,7 +130,7 @@ class Network:
     def output(self, x: Tensor) -> Tensor:
         """Outputs (n, C), or (n, L, C), of the network as it stands, without gradients."""
         with torch.no_grad():
-            return self.at(self.tree(self.origin), x)
+            return self.at(self.parts, x)
 
     def inputs(self, x: Tensor) -> Tensor:
         """Rows on the network's device, floating ones in its type."""
@@ -141,16 +147,16 @@ class Network:
 
     def push_rows(self, x: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and J v for every row v of V (t, P): (t, *outputs)."""
-        return self.mode(x).push(partial(self.at, x=x), self.tree(self.origin), self.tree(V))
+        return self.mode(x).push(partial(self.at, x=x), self.parts, self.tree(V))
 
     def pull_rows(self, x: Tensor, U: Tensor) -> Parts:
         """Jᵀ u for every u of U (t, *outputs), by name, (t, *shape)."""
-        return self.mode(x).pull(partial(self.at, x=x), self.tree(self.origin), U)
+        return self.mode(x).pull(partial(self.at, x=x), self.parts, U)
 
     def mode(self, x: Tensor) -> Mode:
         """How derivatives are taken, chosen at the first rows seen."""
         if self._mode is None:
-            at = self.tree(self.origin)
+            at = self.parts
             self._mode = choose_mode(partial(self.at, x=x[:1]), at, (ForwardMode(), ReverseMode()))
         return self._mode
 

@@ -28,13 +28,11 @@ from gp_response.heads.prior_evidence import PriorChoice
 from gp_response.heads.tangent_kernel import TangentKernel
 from gp_response.heads.tangent_map import require_slopes
 from gp_response.kernels.look import Look
-from gp_response.linalg.blocks import block_size, byte_budget
 from gp_response.linalg.bracket import Coordinates
 from gp_response.linalg.system import ROUNDING
 from gp_response.posterior import Certified, Posterior
 from gp_response.solvers import Factor, FactoredLanczos, Solution
 
-COPIES = 8  # of the gradient of a point while it is looked from
 TANGENTS = 16  # directions swept together
 
 
@@ -190,8 +188,16 @@ class NetworkField(Posterior):
             return solution.energy
         return solution.defect / self.floor**0.5
 
+    def mean(self, x: Tensor) -> Tensor:
+        """Posterior mean at x (n, d), (n,), without a solve: the network's own output where it is the mode."""
+        return self._like(self.mean_of(self.look(x)).value)
+
     def mean_of(self, look: Look) -> Certified:
-        look = look.double()
+        """Means of readings, (p,), without a solve for each."""
+        found = [self._means(some) for some in look.double().split(self._step())]
+        return Certified(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def _means(self, look: Look) -> Certified:
         value, gradients = self.at_origin(look), self.gradients(look)
         length = gradients.norm(dim=0)
         error = self.eps * (value.abs() + length * self.origin_length)
@@ -212,9 +218,10 @@ class NetworkField(Posterior):
         """Length of the whitened parameters, 0-dim."""
         return (self.model.root * self.model.tangent.network.origin.double()).norm()
 
-    def _step(self) -> int:
-        x = self.data.train.x
-        return block_size(COPIES * 8 * self.model.tangent.count, byte_budget(None, x.device), most=256)
+    @property
+    def width(self) -> int:
+        """Numbers in a point's gradient and solution, and its covariances with the rows."""
+        return self.model.tangent.count + len(self.data.train) * (self.model.tangent.outputs or 1)
 
 
 __all__ = ["NetworkField"]

@@ -63,7 +63,7 @@ class SeveralClasses(Posterior):
 
     def mean(self, x: Tensor) -> Tensor:
         """The mode of every field at x (n, d), (n, C)."""
-        return self._like(self.probe(self.every_class(x)).mean.value.reshape(-1, self.classes))
+        return self._like(self.mean_of(self.look(self.every_class(x))).value.reshape(-1, self.classes))
 
     def variance(self, x: Tensor) -> Tensor:
         """Predictive variances of the fields at x (n, d), (n, C)."""
@@ -98,7 +98,7 @@ class SeveralClasses(Posterior):
 
     def new_pull(self, x: Tensor, y: Tensor) -> tuple[Pull, Tensor]:
         """The sites that labels y would be at new points x (k, d), class by class, and the fields there: (k C,) each."""
-        field = self.probe(self.every_class(x)).mean.value
+        field = self.mean_of(self.look(self.every_class(x))).value
         p = torch.softmax(field.reshape(-1, self.classes), dim=-1)
         force, curvature = self.law.indicator(y) - p, p * (1.0 - p)
         return Pull(force.reshape(-1), curvature.reshape(-1)), field

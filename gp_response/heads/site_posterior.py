@@ -156,6 +156,11 @@ class SitePosterior(Posterior):
         return self.rows.squares(self._factored)
 
     @cached_property
+    def row_roots(self) -> Tensor:
+        """`√S_ii` of every training row, (n,)."""
+        return self._own.sqrt()
+
+    @cached_property
     def site_weight(self) -> Tensor:
         """`βρ_i h_i`, the precision each row adds, (n,)."""
         return self.problem.weight * self.fixed.pull.precision

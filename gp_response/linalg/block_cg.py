@@ -58,7 +58,7 @@ def block_cg(
     rhs: Tensor,
     goal: Goal,
     *,
-    floor: float,
+    floor: float | Tensor,
     limit: int,
     precision: torch.dtype = torch.float64,
     watch: Callable[[int, float], None] = lambda iteration, worst: None,
@@ -71,7 +71,8 @@ def block_cg(
         product: v (n, t) -> B v.
         rhs: (n, t) float64, t <= n.
         goal: see `Goal`; in float64.
-        floor: no column is taken below this fraction of its first whitened residual: the precision gives no more.
+        floor: no column is taken below this fraction of its first whitened residual: the precision gives no more. A
+            number, or (t,).
         limit: most iterations.
         watch: called with the iteration and the largest relative whitened residual.
     """
@@ -86,7 +87,7 @@ def block_cg(
     while found.iterations < limit:
         search = search.to(precision)
         image, search = product(search).to(rhs), search.to(rhs)
-        core = _inverse(search.T @ image)
+        core = _inverse((search.T @ image).double())
         live = _live(sigma, aim, since)
         found.value.addmm_(search, torch.where(live, core @ sigma, 0.0).to(rhs))
         basis, turn = _orthonormal(basis - preconditioner.whiten(image, precision) @ core.to(rhs))

@@ -22,7 +22,7 @@ from gp_response.linalg.krylov import KrylovBasis
 from gp_response.linalg.recurrence import Recurrence
 
 EPS = torch.finfo(torch.float64).eps
-NORM = 2.0  # ‖A‖ beside the largest image seen
+NORM = 1.25  # ‖A‖ beside the largest image or Ritz value seen
 MOST = 0.25  # of the shift that storage may take
 SMALL_MATRICES = 8.0  # rounding of an m x m eigenproblem, in units of m eps
 
@@ -44,8 +44,9 @@ class Bracket:
     Attributes:
         inner: (k, k) with `lower = Kᵀ inner K`.
         outer: (m, m) with `upper = 1/shift - Qᵀ outer Q`.
-        shift: what is left of 1 beside floor and rounding.
-        preconditioner: `M = upper⁻¹`, known to be below A + 1.
+        shift: what is left of 1 beside floor and rounding, `1 - floor - ν`.
+        values: Ritz values of A, the largest first. norm: an estimate of `‖A‖` from above.
+        slack: τ. preconditioner: `M = upper⁻¹`, known to be below A + 1.
 
     Raises:
         InputError: the floor is not in [0, 1).
@@ -59,12 +60,13 @@ class Bracket:
             raise InputError("the basis is empty; call build() first")
         self.basis, self.floor, small = basis, floor, basis.small
         k = small.k
-        self.slack = _slack(small)
         self.values = small.ritz().values
+        self.norm = NORM * max(small.scale, float(self.values.abs().max()))
+        self.slack = _slack(small, self.norm)
         self._require_floor()
         shifted = small.matrix + small.gram[:k, :k] + self.slack * torch.eye(k).to(small.gram)
         self.inner = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
-        core, lost = _nystrom(small, floor, self.slack)
+        core, lost = _nystrom(small, floor, self.slack, self.norm)
         self.shift = 1.0 - floor - lost
         self.preconditioner = Deflation(basis.rows, small.gram, core, self.shift, below=True)
         if not float(self.preconditioner.spectrum[0]) > -0.5 * self.shift:
@@ -133,6 +135,7 @@ class Bracket:
             low += whole * float(torch.tensor(stay, dtype=torch.float64).log())
         if trace is None:
             return low, float("inf")
+        theta = theta.clamp_min(0.0)
         return low, float((theta.log1p() - theta).sum()) + trace + k * self.slack
 
     def _quadratic(self, v: Coordinates) -> tuple[Tensor, Tensor]:
@@ -159,18 +162,21 @@ class Bracket:
         )
 
 
-def _slack(small: Recurrence) -> float:
+def _slack(small: Recurrence, norm: float) -> float:
     """τ: what T may be off by, in the spectral norm."""
-    k, size = small.k, NORM * small.scale
-    return NORM * (size * (small.rounding * k**0.5 + SMALL_MATRICES * k * EPS) + small.skew + small.blur)
+    k = small.k
+    return NORM * (norm * (small.rounding * k**0.5 + SMALL_MATRICES * k * EPS) + small.skew + small.blur)
 
 
-def _nystrom(small: Recurrence, floor: float, slack: float) -> tuple[Tensor, float]:
+def _nystrom(small: Recurrence, floor: float, slack: float, norm: float) -> tuple[Tensor, float]:
     """M (m, m) and ν of the module's docstring, for `A + floor`."""
     k, like = small.k, small.gram
     eye = torch.eye(k).to(like)
-    moved = 2.0 * small.parts * small.left + 2.0 * k * (small.rounding * NORM * small.scale) ** 2 * eye
-    size = float(torch.linalg.matrix_norm(moved, 2)) ** 0.5
+    # E = stored + computed: EᵀE <= (1 + b/a) a² + (1 + a/b) b² for their norms a and b.
+    stored = small.parts * small.left
+    a, b = float(torch.linalg.matrix_norm(stored, 2)) ** 0.5, k**0.5 * small.rounding * norm
+    moved = (1.0 + b / a if a else 0.0) * stored + b * (a + b) * eye
+    size = a + b
     lost = min(MOST * (1.0 - floor), size)
     coupling = small.coupling.clone()
     coupling[:k] += floor * eye

@@ -40,7 +40,9 @@ class Deflation:
     def apply(self, function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
         """`f(M) v` for v (n, t), in the precision of v with sums in float64."""
         low = self.core(function) @ self.rows.project(v, self.rank)
-        return self.rows.lift(low, v.dtype, onto=v, times=float(function(torch.tensor(self.shift, dtype=torch.float64))))
+        return self.rows.lift(
+            low, v.dtype, onto=v, times=float(function(torch.tensor(self.shift, dtype=torch.float64)))
+        )
 
     def whiten(self, v: Tensor, precision: torch.dtype = torch.float64) -> Tensor:
         """`M^-½ v`; `precision` is not looked at."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from gp_response.errors import SolverError
 from gp_response.linalg.lanczos import Lanczos, Rule
 from gp_response.linalg.split_preconditioner import SplitPreconditioner
-from gp_response.linalg.system import System
+from gp_response.linalg.system import Operator, System
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def spherical_probes(n: int, probes: int, generator: torch.Generator, device: to
 
 
 def log_determinant(
-    system: System,
+    system: Operator,
     preconditioner: SplitPreconditioner,
     probes: Tensor,
     *,
@@ -120,7 +120,7 @@ def log_evidence(
     )
 
 
-def _whitened(system: System, preconditioner: SplitPreconditioner, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _whitened(system: Operator, preconditioner: SplitPreconditioner, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """v -> L⁻¹ B L⁻ᵀ v."""
     return lambda v: preconditioner.whiten(system.product(preconditioner.whiten_transposed(v).to(dtype)).double())
 

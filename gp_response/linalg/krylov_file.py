@@ -11,7 +11,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -66,7 +65,9 @@ def load_state(folder: Path, rows: Rows, run: dict[str, Any]) -> tuple[Recurrenc
     with safe_open(folder / STATE, framework="pt") as file:
         small = Recurrence(*(file.get_tensor(name).to(device) for name in SMALL), **facts["numbers"])
     if small.m > rows.capacity:
-        raise InputError(f"the checkpoint in {folder} holds {small.m} rows, and there is room for {rows.capacity}; raise rank")
+        raise InputError(
+            f"the checkpoint in {folder} holds {small.m} rows, and there is room for {rows.capacity}; raise rank"
+        )
     for name, start, stop in facts["files"]:
         with safe_open(folder / name, framework="pt") as file:
             part = file.get_slice("rows")

@@ -57,7 +57,8 @@ class Recurrence:
 
     @classmethod
     def empty(cls, rounding: float, device: torch.device | str) -> "Recurrence":
-        return cls(*(torch.zeros(0, 0, dtype=torch.float64, device=device) for _ in range(4)), rounding=rounding)
+        matrix, coupling, gram, left = torch.zeros(4, 0, 0, dtype=torch.float64, device=device)
+        return cls(matrix, coupling, gram, left, rounding)
 
     @property
     def k(self) -> int:
@@ -125,7 +126,7 @@ class Recurrence:
         """The first k rows have become p Ritz vectors `turnᵀ K`, rounded.
 
         `A v = θ v + (what H couples to the rows behind K) + E turn + Kᵀ(H_K turn - turn θ)`, the last of them rounding,
-        and rounding v by δ adds `Aδ - θδ`. Their Gram matrices are added up by `(Σ₁⁴ x)² <= 4 Σ x²`.
+        and rounding v by δ adds `Aδ - θδ`. Their norms add up, so that many restarts do not compound.
 
         Args:
             values, turn: (p,) and (k, p).
@@ -134,12 +135,21 @@ class Recurrence:
         k, p = turn.shape
         behind, aside = self.coupling[k:] @ turn, self.coupling[:k] @ turn - turn * values
         size = float(lost.diagonal().sum())
-        moved = (self.scale * self.scale * size) * torch.eye(p).to(lost) + values[:, None] * lost * values
-        left = self.parts * (turn.T @ self.left @ turn) + aside.T @ self.gram[:k, :k] @ aside
-        self.left, self.parts = 4.0 * (left + moved), 1
+        self.left = _of_a_sum(
+            self.parts * (turn.T @ self.left @ turn), aside.T @ self.gram[:k, :k] @ aside,
+            (self.scale * self.scale * size) * torch.eye(p).to(lost), values[:, None] * lost * values,
+        )  # fmt: skip
+        self.parts = 1
         self.matrix, self.coupling = torch.diag(values), torch.cat([torch.diag(values), behind])
         self.gram = gram
         self.blur += 2.0 * self.scale * size**0.5
+
+
+def _of_a_sum(*grams: Tensor) -> Tensor:
+    """A bound of the Gram matrix of `Σ E` by those of each E: `(Σ x)² <= Σ (s / sᵢ) xᵢ²` for any weights that add up to s."""
+    sizes = [float(torch.linalg.matrix_norm(gram, 2)) ** 0.5 for gram in grams]
+    parts = [(sum(sizes) / size) * gram for size, gram in zip(sizes, grams, strict=True) if size]
+    return torch.stack(parts).sum(dim=0) if parts else torch.zeros_like(grams[0])
 
 
 __all__ = ["Recurrence", "Ritz"]

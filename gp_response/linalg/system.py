@@ -12,6 +12,16 @@ from gp_response.linalg.extended import residual
 ROUNDING = 8.0
 
 
+class Operator(Protocol):
+    """What a Lanczos process needs of B: its size and its products."""
+
+    @property
+    def n(self) -> int: ...
+
+    def product(self, v: Tensor) -> Tensor:
+        """`B v` for v (n, t), in the precision of v."""
+
+
 @runtime_checkable
 class System(Protocol):
     """`B = shift + (a positive semi-definite matrix)`, n x n.
@@ -89,4 +99,4 @@ class DenseSystem:
         return self.matrix.to(dtype, copy=True)
 
 
-__all__ = ["ROUNDING", "DenseSystem", "System"]
+__all__ = ["ROUNDING", "DenseSystem", "Operator", "System"]

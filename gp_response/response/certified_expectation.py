@@ -27,7 +27,7 @@ def certified_expectation(posterior: Posterior, observable: Observable) -> Certi
 
 def _marginals(posterior: Posterior, observable: Observable) -> tuple[Certified, Certified]:
     points = posterior.points(observable.points)
-    n = len(posterior.data.train)
+    n = posterior.width
     step = block_size(point_bytes(n, points), byte_budget(None, points.device), most=len(points))
     found = []
     for some in points.split(step):

@@ -49,7 +49,8 @@ class ClassLoss(Observable):
         self.points, self.labels = with_classes(asked.points, classes), asked.labels
         self.one = posterior.law.indicator(asked.labels)
         self.weights = torch.kron(torch.eye(len(asked.points)), torch.ones(1, classes)).to(asked.points)
-        field = posterior.probe(posterior.every_class(asked.points)).mean.value.reshape(-1, classes)
+        look = posterior.look(posterior.every_class(asked.points))
+        field = posterior.mean_of(look).value.reshape(-1, classes)
         p = torch.softmax(field, dim=-1)
         self.slopes = (p - self.one).reshape(-1)
         # Of the softmax's curvature the diagonal stands for the whole in the error bound.

@@ -63,12 +63,14 @@ def coupled_answer(
     force, curvature = ground.force.value, energy.curvature
     value = beta * by_column(at_force * force + at_precision * curvature, energy)
     size = beta * by_column((at_force * force).abs() + (at_precision * curvature).abs(), energy)
-    # Of the rows' own covariances only their relative rounding is known; it enters through the back reaction.
+    # Of the rows' own covariances only their relative error is known; it enters through the back reaction.
     rough = posterior.relative_error
+    roots = posterior.row_roots if ground.probe is None else _roots(ground.probe.responding)
+    loose = roots[energy.at] * _back_error(posterior, d, there, adjoint, back)[:, None]
     own = beta * by_column(
         seen.error * (d.mean.abs()[:, None] * force.abs())
         + d.variance.abs()[:, None] * curvature.abs() * seen.error * (2.0 * seen.value.abs() + seen.error)
-        + (at_force - d.mean[:, None] * seen.value).abs() * force.abs() * rough
+        + ((at_force - d.mean[:, None] * seen.value).abs() * rough + loose) * force.abs()
         + at_force.abs() * ground.force.error,
         energy,
     )
@@ -77,6 +79,22 @@ def coupled_answer(
         value, own + slack + _bend(d, probe, seen.value, force, curvature, beta, energy),
         probe.converged & (adjoint.change < LOOSE),
     )  # fmt: skip
+
+
+def _back_error(posterior: Any, d: Derivatives, there: Certified, adjoint: Adjoint, back: Tensor) -> Tensor:
+    """What the back reaction may be off by at a site, per root of its own variance, (p,).
+
+    `|S v|_i <= √S_ii √(vᵀSv)`, for what v = (∂h/∂μ) λ_H is off by through covariances of the points, and for the relative error of
+    products with S.
+    """
+    off = d.variance.abs()[:, None] * there.error * (2.0 * there.value.abs() + there.error)
+    moved = off @ (posterior.coupling.precision_mean.abs() * posterior.row_roots)
+    reaction = adjoint.force - (d.mean[:, None] * there.value).T
+    return moved + posterior.relative_error * (back * reaction).sum(dim=0).clamp_min(0.0).sqrt()
+
+
+def _roots(variance: Certified) -> Tensor:
+    return (variance.value + variance.error).sqrt()
 
 
 def _of_modes(posterior: Any, probe: Any, d: Derivatives, energy: Energy, ground: Ground, seen: Certified) -> Answer:

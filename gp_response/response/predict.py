@@ -92,7 +92,7 @@ def predict(
         points = posterior.points(x)
         if not len(points):
             raise InputError("predict got no points; expected (p, d) with p of at least 1")
-        room, n, p = byte_budget(budget, points.device), len(posterior.data.train), len(points)
+        room, n, p = byte_budget(budget, points.device), posterior.width, len(points)
         step = block_size(point_bytes(n, points, columns=p if covariance else 0), room // (1 + covariance), most=p)
         if out is None:
             _refuse_what_does_not_fit(p, points, covariance)

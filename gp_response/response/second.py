@@ -121,7 +121,7 @@ def _assembled(
     posterior: Posterior, observable: Observable, bender: Bender, count: int, progress: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     like, device = posterior.residuals.value, posterior.data.train.x.device
-    each = point_bytes(len(posterior.data.train), like, columns=2 * max(len(bender.energy.at), min(count, bender.MOST)))
+    each = point_bytes(posterior.width, like, columns=2 * max(len(bender.energy.at), min(count, bender.MOST)))
     step = block_size(each, byte_budget(None, device), most=len(observable.points))
     with tqdm(total=len(observable.points), desc="second order", disable=not progress, leave=False) as bar:
 

@@ -148,7 +148,7 @@ class FirstOrder:
         )  # fmt: skip
 
     def _points_within(self, room: int) -> int:
-        each = point_bytes(len(self.posterior.data.train), self.like, columns=self.motion.width)
+        each = point_bytes(self.posterior.width, self.like, columns=self.motion.width)
         return block_size(each, room, most=len(self.look))
 
     def _rows_within(self, room: int) -> int:

@@ -40,7 +40,7 @@ def check_curvature(
     double = net.double()
     op = factory(double, data, **given)
     matrix = op.dense()
-    expected = op.beta * (dense or _oracle(op))(double, op.rows, op.loss)
+    expected = op.beta * (dense or _oracle(op))(double, op.rows, op.loss).detach()
     assert_close("products with the identity = the dense matrix", matrix, expected, tolerance=tolerance)
     assert_close("C = Cᵀ", matrix, matrix.mT, tolerance=1e-10)
     if torch.linalg.eigvalsh(expected)[0] >= 0:
