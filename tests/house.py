@@ -159,12 +159,15 @@ def solitary_faults(sources: Mapping[str, str]) -> list[str]:
 
 
 def experiment_faults(sources: Mapping[str, str]) -> list[str]:
-    """Complaints about experiments (name -> text) that import one another, or what only the package may import."""
+    """Complaints about experiments (name -> text) that import one another, or what only the package may import.
+
+    Helpers, whose names begin with an underscore, may be imported."""
+    experiments = [name for name in sources if not name.startswith("_")]
     faults = []
     for name, source in sources.items():
         for found in imports(source, name, set()):
             first = found.target.split(".")[0]
-            if first in (*sources, "experiments", "tests", "paper") or first in SOLITARY:
+            if first in (*experiments, "experiments", "tests", "paper") or first in SOLITARY:
                 faults.append(f"{name}:{found.line}: an experiment may not import {found.target}")
     return faults
 
