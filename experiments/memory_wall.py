@@ -146,6 +146,8 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     }  # fmt: skip
     if big:
         made |= {
+            "WallMinilmRows": str(big[0]["rows"]), "WallMinilmAsked": "four",
+            "WallMinilmWidth": number(2 * big[0]["width"], digits=2),
             "WallMinilmMinutes": number(big[0]["seconds"] / 60, digits=2),
             "WallMinilmGib": number(big[0]["grown_bytes"] / 2**30, digits=2),
             "WallMinilmVectors": number(big[0]["vectors"], digits=2),

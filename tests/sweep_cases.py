@@ -45,8 +45,13 @@ def drive(folder, *words):
     with open(folder / "driver.log", "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "gp_response.cli", *words], stdout=log, stderr=log, cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, preexec_fn=_hears_interrupts,
         )  # fmt: skip
+
+
+def _hears_interrupts():
+    """Tests that run in the background have interrupts ignored, and would pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def workers(folder):
