@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ FEW = 4  # rows a callable is tried on
 RowLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """What curvature needs of a loss. `outputs` are (n, C) or (n, L, C); directions `u` (t, *outputs)."""
 

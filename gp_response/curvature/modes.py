@@ -4,7 +4,7 @@ Directions and cotangents carry their number t as the first axis.
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ Parts: TypeAlias = dict[str, Tensor]
 Function: TypeAlias = Callable[[Parts], Tensor]
 
 
+@runtime_checkable
 class Mode(Protocol):
     """How products with the Jacobian J of `f` and with the Hessian of a scalar `f` are taken."""
 

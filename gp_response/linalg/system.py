@@ -12,6 +12,7 @@ from gp_response.linalg.extended import residual
 ROUNDING = 8.0
 
 
+@runtime_checkable
 class Operator(Protocol):
     """What a Lanczos process needs of B: its size and its products."""
 

@@ -11,7 +11,7 @@ their Γ term, as in the papers on susceptibilities; what is sampled is then off
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class State:
     steps: int
 
 
+@runtime_checkable
 class Method(Protocol):
     """A sampler: given ∇L and the force at θ, and normal numbers, the next state."""
 
