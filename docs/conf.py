@@ -36,6 +36,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
+suppress_warnings = ["ref.python"]  # names of attributes are looked up everywhere, and several classes share some
 
 TITLES = {
     "data": "Data",

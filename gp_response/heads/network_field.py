@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class NetworkField(Posterior):
         """Groups of parameters, the components of the linearised network: its layers, or those of `grouped`."""
         return layers(self.model.tangent.network)
 
-    def grouped(self, groups: Mapping[str, Any]) -> Self:
+    def grouped(self, groups: Mapping[str, Any]) -> Any:
         """The same posterior with other components, `{name: parameters}`; see `gr.component`, `gr.restrict`, `gr.structural`."""
         other = copy.copy(self)
         other.groups = groups_of(self.model.tangent.network, groups)
@@ -90,7 +90,7 @@ class NetworkField(Posterior):
         """B, as the solver has prepared it."""
         return self.model.solver.factor(self.system)
 
-    def settled(self) -> Self:
+    def settled(self) -> Any:
         """Itself, with the solver prepared, so that what cannot be solved is refused now."""
         _ = self.factor
         return self
