@@ -15,7 +15,8 @@ basis of 32).
 
 Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
 Cost: seconds to minutes each on one thread; minilm up to half an hour, 8 GiB.
-Expected: dense beyond 10,000 parameters is refused; lanczos below 60 `vectors` at a million parameters and more (its basis is 33).
+Expected: dense beyond 10,000 parameters is refused; lanczos 134 `vectors` at a million parameters, 82 at ten and 75 for minilm: a
+basis of 33, the activations of a batch, and what a response needs. In float32 neither it nor cg can certify a narrow interval.
 
 Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; for minilm see experiments/bottleneck.py.
 """
