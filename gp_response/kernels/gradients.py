@@ -69,7 +69,7 @@ def _add_weighted(
             given = blocks.given(tile)
         if scales is None:
             scales = _scales(kernel, given)
-            factor = math.prod(float(s) for s in scales)
+            factor = math.prod((float(s) for s in scales), start=1.0)
         x, into_x = _piece(cx, to_points[:count], tile.rows)
         y, into_y = _piece(cy, to_points[-count:], tile.columns)
         with torch.enable_grad():
