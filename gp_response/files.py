@@ -1,31 +1,40 @@
-"""Files that are either whole or absent: everything the package writes goes through `write_atomically`."""
+"""Files that are either whole or absent: everything the package writes goes through `replacing`."""
 
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path | str, content: str | bytes) -> Path:
-    """Write `content` (text as UTF-8) to `path`, never half of it; missing folders are made.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file's name in the folder of `path`, for the block to write: flushed to disk, then renamed over `path`.
 
-    A temporary file in the same folder is flushed to disk, then renamed over `path`. On any failure `path` is as it
-    was and the temporary file is gone. Raises OSError where the folder cannot be written.
+    On any failure `path` is as it was and the temporary file is gone. Missing folders are made.
     """
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def write_atomically(path: Path | str, content: str | bytes) -> Path:
+    """Write `content` (text as UTF-8) to `path`, never half of it; missing folders are made.
+
+    See `replacing`. Raises OSError where the folder cannot be written.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        file.write(data)
     return path
 
 
@@ -48,4 +57,4 @@ def write_once(path: Path | str, content: str | bytes) -> bool:
     return True
 
 
-__all__ = ["write_atomically", "write_once"]
+__all__ = ["replacing", "write_atomically", "write_once"]

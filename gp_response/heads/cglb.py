@@ -8,13 +8,12 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.cglb_training import train_cglb
 from gp_response.heads.conjugate_bound import SLACK, ConjugateBound
-from gp_response.heads.exact_posterior import ExactPosterior
-from gp_response.heads.frozen import frozen_copy
+from gp_response.heads.exact_posterior import ExactPosterior, exact_posterior
 from gp_response.heads.inducing_head import InducingHead
 from gp_response.heads.pretraining import feature_modules
 from gp_response.heads.training import Training
 from gp_response.likelihoods import Gaussian
-from gp_response.solvers import CG, default_solver
+from gp_response.solvers import CG
 
 
 class CGLB(InducingHead):
@@ -67,14 +66,7 @@ class CGLB(InducingHead):
             SolverError: the system is not positive definite in the data's precision.
         """
         # Not self.exact(…): inside torch.func transforms, where refits run, a copy cannot be copied again.
-        return ExactPosterior(
-            frozen_copy(self.kernel),
-            data,
-            noise=self.noise.detach().to(data.train.x.device),
-            mean=self.prior_mean,
-            beta=self.beta,
-            solver=self.solver or default_solver(len(data.train), data.train.x.device),
-        )
+        return exact_posterior(self, data)
 
     def fit(self, data: Dataset, *, training: Training | None = None) -> ExactPosterior:
         """Train hyperparameters and inducing points in place by the bound, then condition on all rows.

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.heads.class_posterior import ClassPosterior
-from gp_response.heads.exact_posterior import ExactPosterior
-from gp_response.heads.frozen import frozen_copy
+from gp_response.heads.exact_posterior import ExactPosterior, exact_posterior
 from gp_response.heads.latent import laplace_log_evidence, latent_posterior
 from gp_response.heads.prior_mean import as_prior_mean, prior_mean_at
 from gp_response.heads.site_posterior import SitePosterior
@@ -22,7 +21,6 @@ from gp_response.kernels.parameters import positive
 from gp_response.likelihoods import Gaussian, Likelihood
 from gp_response.linalg.evidence import gaussian_log_evidence
 from gp_response.linalg.transforms import inside_transform
-from gp_response.solvers import default_solver
 
 
 class Exact(nn.Module):
@@ -124,14 +122,7 @@ class Exact(nn.Module):
             return latent_posterior(self, data)
         self.row_noise(data)
         # No torch.no_grad() here: inside torch.func.jvp it would silently drop the tangents of the data.
-        return ExactPosterior(
-            frozen_copy(self.kernel),
-            data,
-            noise=self.noise.detach().to(data.train.x.device),
-            mean=self.prior_mean,
-            beta=self.beta,
-            solver=self.solver or default_solver(len(data.train), data.train.x.device),
-        )
+        return exact_posterior(self, data)
 
     def log_evidence(self, data: Dataset) -> Tensor:
         """`log ∫ p₀(f) exp(-β Σ ρ_i ℓ_i)` of the training rows, 0-dim, once differentiable in every hyperparameter.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
+from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.prior_mean import prior_mean_at
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
@@ -29,7 +30,7 @@ from gp_response.linalg.inverse_entries import InverseEntries
 from gp_response.linalg.system import ROUNDING
 from gp_response.linalg.transforms import inside_transform
 from gp_response.posterior import Certified, Posterior, Probe
-from gp_response.solvers import Cholesky, Factor, FactoredCG, FactoredCholesky, Solution
+from gp_response.solvers import Cholesky, Factor, FactoredCG, FactoredCholesky, Solution, default_solver
 
 EPS = torch.finfo(torch.float64).eps
 MANY = 1 / 16  # of the rows: their own variances then cost less from one more factor than by a refined solve each
@@ -278,4 +279,16 @@ def _rounding(size: Tensor) -> Tensor:
     return ROUNDING * EPS * size
 
 
-__all__ = ["ExactPosterior", "ExactProbe"]
+def exact_posterior(head: Any, data: Dataset) -> ExactPosterior:
+    """The exact posterior of a head's kernel, noise and mean given the training rows; the kernel is copied.
+
+    Raises:
+        SolverError: the system is not positive definite in the data's precision.
+    """
+    return ExactPosterior(
+        frozen_copy(head.kernel), data, noise=head.noise.detach().to(data.train.x.device), mean=head.prior_mean,
+        beta=head.beta, solver=head.solver or default_solver(len(data.train), data.train.x.device),
+    )  # fmt: skip
+
+
+__all__ = ["ExactPosterior", "ExactProbe", "exact_posterior"]

@@ -4,10 +4,7 @@ Whenever the process is killed, the folder holds the state after some step, whol
 (safetensors), and a run that goes on from it finds the numbers that it would have found anyway.
 """
 
-import contextlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gp_response.errors import InputError
+from gp_response.files import replacing
 from gp_response.linalg.recurrence import Recurrence
 from gp_response.linalg.rows import Rows
 
@@ -87,17 +85,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
-    """As `write_atomically`, from the tensors' memory: the bytes of a basis may not fit a second time."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    """Atomically, from the tensors' memory: the bytes of a basis may not fit a second time."""
+    with replacing(path) as temporary:
         save_file({name: value.cpu() for name, value in tensors.items()}, temporary, metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
 
 
 __all__ = ["load_state", "save_state"]
