@@ -7,9 +7,12 @@ from gp_response.errors import SolverError
 MATRICES = 1.15  # the matrix that becomes its factor, and what passes by
 
 
-def require_memory_for_factor(n: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Raise SolverError when a dense n x n matrix and its Cholesky factor do not fit into the memory that is free."""
-    need, have = _need(n, dtype), free_bytes(device)
+def require_memory_for_factor(n: int, dtype: torch.dtype, device: torch.device, *, copies: int = 1) -> None:
+    """Raise SolverError when a dense n x n matrix and its Cholesky factor do not fit into the memory that is free.
+
+    copies: of the matrix that are there at once while it is made and kept.
+    """
+    need, have = copies * _need(n, dtype), free_bytes(device)
     if have is not None and need > have:
         raise SolverError(
             f"a Cholesky factor of {n} rows needs {need / 2**30:.1f} GiB and {have / 2**30:.1f} GiB are free; "

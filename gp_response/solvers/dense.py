@@ -10,6 +10,8 @@ from gp_response.linalg.memory import require_memory_for_factor
 from gp_response.linalg.system import DenseSystem
 from gp_response.solvers.direct import Cholesky, FactoredCholesky
 
+COPIES = 4  # columns, their transpose, the matrix kept for residuals, its factor
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -33,7 +35,7 @@ class Dense:
         Raises:
             SolverError: it does not fit into memory, or is not positive definite.
         """
-        require_memory_for_factor(2 * system.n, torch.float64, system.device)
+        require_memory_for_factor(system.n, torch.float64, system.device, copies=COPIES)
         matrix = system.dense(torch.float64)
         held = DenseSystem(matrix, floor=system.floor, off=system.off)
         return FactoredCholesky(Cholesky(self.tolerance, self.refine), held, CholeskyFactor(matrix))
