@@ -15,6 +15,7 @@ from gp_response.linalg.rows import Rows
 
 EPS = torch.finfo(torch.float64).eps
 RESOLVED = 1e-16  # ratio of eigenvalues of a Gram matrix that its rounding leaves visible
+ALIKE = 0.1  # ratio of eigenvalues of a block whose columns have about one length
 ROUNDS = 8
 CLOSE = 64.0  # loss of orthogonality that is let be, in units of the storage's rounding
 
@@ -37,7 +38,7 @@ class Appended(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """`B = image turn - Qᵀ less`, orthonormal where it counts; `image = Qᵀ known + B size`."""
+    """`B = image turn - Qᵀ less`, orthonormal, (n, u) with u <= w; `image = Qᵀ known + B size` but for what is too small."""
 
     turn: Tensor
     less: Tensor
@@ -80,17 +81,31 @@ def _orthonormal(rows: Rows, gram: Tensor, image: Tensor, smallest: float, close
         beside, inner = rows.sweep(m, image, turn, less)
         step = torch.cholesky_solve(beside, root)
         known, less = known + step @ size, less + step
-        values, vectors = torch.linalg.eigh(inner - beside.T @ step)
+        inner = inner - beside.T @ step
+        values, vectors = torch.linalg.eigh(0.5 * (inner + inner.T))
         if not float(values[-1]) > 0.0:
-            size = torch.zeros_like(size)
+            turn, less, size = turn[:, :0], less[:, :0], size[:0]
             break
-        root_values = values.clamp_min(RESOLVED * float(values[-1])).sqrt()
-        turn, less = turn @ (vectors / root_values), less @ (vectors / root_values)
-        size = root_values[:, None] * (vectors.T @ size)
-        live = size.norm(dim=1) > smallest
-        if not bool(live.any()) or EPS * float(values[-1]) <= close * float(values[live].min()):
+        back, forth = _normalising(inner, values, vectors)
+        turn, less, size = turn @ back, less @ back, forth @ size
+        live = size.norm(dim=1) > smallest  # what is not is rounding, and would grow
+        turn, less, size = turn[:, live], less[:, live], size[live]
+        if not bool(live.any()) or EPS * float(values[-1]) <= close * float(values[0]):
             break
     return _Block(turn, less, known, size, overlap)
+
+
+def _normalising(inner: Tensor, values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """`back` with `backᵀ inner back` the identity as far as float64 sees it, and its inverse.
+
+    Columns stand largest first. A column that is small in the image is large in `turn`, so none may enter those before it:
+    once all have about one length, which leaves the eigenvectors undetermined, the factor is triangular.
+    """
+    if float(values[0]) > ALIKE * float(values[-1]):
+        upper = torch.linalg.cholesky(inner).T
+        return torch.linalg.solve_triangular(upper, torch.eye(len(inner)).to(inner), upper=True), upper
+    roots, vectors = values.flip(0).clamp_min(RESOLVED * float(values[-1])).sqrt(), vectors.flip(1)
+    return vectors / roots, roots[:, None] * vectors.T
 
 
 def _again(rows: Rows, gram: Tensor, found: Appended, close: float) -> Appended:

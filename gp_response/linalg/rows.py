@@ -72,7 +72,7 @@ class Rows:
 
     def sweep(self, m: int, image: Tensor, turn: Tensor, less: Tensor) -> tuple[Tensor, Tensor]:
         """`Q B` (m, w) and `BᵀB` (w, w) of `B = image turn - Qᵀ less`, which is never formed. image: (n, w)."""
-        beside, gram = torch.zeros_like(less), torch.zeros_like(turn)
+        beside, gram = torch.zeros_like(less), self.zeros(turn.shape[1], turn.shape[1])
         for at in self.slices(m + 2 * len(turn)):
             known = self.data[:m, at].double()
             part = image[at].double() @ turn - known.T @ less
