@@ -125,17 +125,23 @@ def test_float32_is_for_many_rows_and_noise_that_its_rounding_leaves_alone(monke
         assert bound._dtype(make(5), data, torch.tensor(noise)) == dtype
 
 
-def test_a_worn_preconditioner_is_made_anew():
+@pytest.mark.parametrize("scale", [300.0, 3000.0])
+def test_the_slack_is_kept_where_products_in_float32_lose_the_residual(scale):
     data = example_data(n=400)
-    head = make(20, noise=0.05, slack=1e-4)
-    value(head, data)
-    first = head._bound._made[0]
-    value(head, data)
-    assert head._bound._made[0] is first
-    with torch.no_grad():
-        head.kernel.raw_lengthscale -= 2.0
-    value(head, data)
-    assert head._bound._made is None or head._bound._made[0] is not first
+    kernel = gr.Matern32(ard=data.dim, lengthscale=[15.0] * data.dim, outputscale=scale)
+    solver = gr.CG(precision="float32", max_iterations=2000)
+    head = gr.CGLB(kernel, 20, noise=0.01, mean=Slope(), beta=1.3, solver=solver, slack=0.1)
+    for move in (0.0, 0.05):
+        with torch.no_grad():
+            head.place(data)
+            head.points.add_(move)
+            found = value(head, data)
+            x, r = data.train.x, data.train.y - head.prior_mean(data.train.x)
+            system = head.kernel.matrix(x, x) + torch.diag(
+                row_noise(data, head.noise) / (head.beta * data.train.weights)
+            )
+            best = float(dense_bound(head, data, torch.linalg.solve(system, r)))
+        assert best - 0.1001 <= found <= best + 1e-6
 
 
 def test_the_head_obeys_the_laws_and_its_posterior_is_the_exact_one():

@@ -25,10 +25,10 @@ from gp_response.linalg.preconditioner import Preconditioner
 
 SLACK = 1.0  # nats that the quadratic term may be off by: one residual in (Q + S)⁻¹ is no more than twice this
 FEW = 4000  # rows up to which products in float64 cost nothing worth saving
-LOST = 3.0  # largest movement of eigenvalues by float32 entries, against the smallest, see `stochastic`
-WORN = 1.5  # a preconditioner is made anew when it takes this many times the products it took at first, and FRESH more
-FRESH = 4
-REACHED = 0.7  # of the norm allowed, where products in float32 are to stop
+LOST = 0.3  # largest movement of eigenvalues by float32 entries, against the smallest, see `stochastic`
+REACHED = 0.7  # of the norm allowed, where the last cycle is to stop
+FALL = 1e-2  # of the residual, in one cycle
+SLOW = 0.5
 
 
 class Solved(NamedTuple):
@@ -40,7 +40,7 @@ class Solved(NamedTuple):
 
 
 class ConjugateBound:
-    """The bound of a head on all rows; remembers v and the preconditioner from call to call.
+    """The bound of a head on all rows; remembers v from call to call.
 
     Args:
         slack: nats by which the quadratic term may be below its best.
@@ -52,7 +52,6 @@ class ConjugateBound:
         self.slack, self.limit, self.precision = slack, limit, precision
         self.products = 0
         self._value: Tensor | None = None
-        self._made: tuple[Preconditioner, Tensor, int] | None = None
 
     def __call__(self, head: Any, data: Dataset) -> Tensor:
         """The bound, 0-dim, once differentiable in hyperparameters and points."""
@@ -71,46 +70,43 @@ class ConjugateBound:
         return -0.5 * (quadratic + logdet + parts.gibbs)
 
     def _solve(self, head: Any, data: Dataset, target: Tensor, white: Whitening, dtype: torch.dtype) -> Solved:
+        """In cycles, each on the residual in float64 of those before: products in float32 lose it on the way."""
         system = KernelSystem(head.kernel, data.train.x.double(), white.scale, white.shift)
         rhs = (white.scale * target)[:, None]
         seen = white.scale > 0
         # In the whitened form v = p x; where nothing is seen there is nothing to find.
-        start = torch.zeros_like(rhs)
+        value, products = torch.zeros_like(rhs), 0
         if self._value is not None and self._value.shape == target.shape:
-            start[seen, 0] = (self._value.to(target) / white.scale)[seen]
-        left = rhs - system.product(start.to(dtype)).double()
+            value[seen, 0] = (self._value.to(target) / white.scale)[seen]
         preconditioner = self._prepared(head, data, white)
-        goal = Goal(
-            rhs.new_zeros(1), torch.zeros(1, dtype=torch.bool, device=rhs.device), torch.zeros_like(rhs), float("inf")
-        )
+        allowed = (2.0 * self.slack) ** 0.5
+        left = system.residual(rhs, value)
         size = float(preconditioner.whiten(left).norm())
-        floor = REACHED * (2.0 * self.slack) ** 0.5 / max(size, 1e-300)
-        products = 0
-        if floor < 1.0:
+        while size > allowed and products < self.limit:
             cycle = block_cg(
-                system.product, preconditioner, left, goal, floor=floor, limit=self.limit, precision=dtype
+                system.product, preconditioner, left, _nothing(rhs), floor=max(FALL, REACHED * allowed / size),
+                limit=self.limit - products, precision=dtype,
             )  # fmt: skip
-            start, products = start + cycle.value, cycle.iterations
-        self._wear(products)
-        value = white.scale * start[:, 0]
-        rest = system.residual(rhs, start)[:, 0]  # p (r - A v)
-        return Solved(value, torch.where(seen, target - rest / white.scale, target), products)
+            products += cycle.iterations
+            other = value + cycle.value
+            rest = system.residual(rhs, other)
+            now = float(preconditioner.whiten(rest).norm())
+            if now < size:
+                value, left = other, rest
+            if now > SLOW * size:  # the precision gives no more
+                if dtype == torch.float64:
+                    break
+                dtype = torch.float64
+            size = min(size, now)
+        return Solved(white.scale * value[:, 0], torch.where(seen, target - left[:, 0] / white.scale, target), products)
 
     def _prepared(self, head: Any, data: Dataset, white: Whitening) -> Preconditioner:
-        """`Q + S`, scaled, of these hyperparameters or of some not far from them."""
-        if self._made is None or not torch.equal(self._made[1], white.scale):
-            rows = head.basis(frozen=True).at(data.train.x) * white.scale
-            rest = white.scale**2 * head.basis(frozen=True).diagonal(data.train.x) - rows.square().sum(dim=0)
-            none = torch.zeros(0, dtype=torch.long, device=rows.device)
-            made = Preconditioner(rows, white.shift, below=True, pivots=none, left=float(rest.sum()))
-            self._made = made, white.scale, -1
-        return self._made[0]
-
-    def _wear(self, products: int) -> None:
-        assert self._made is not None
-        made, scale, first = self._made
-        worn = first >= 0 and products > WORN * first + FRESH
-        self._made = None if worn else (made, scale, products if first < 0 else first)
+        """`Q + S`, scaled. Of these very hyperparameters and points: the norm of another one allows slacks of its own."""
+        basis = head.basis(frozen=True)
+        rows = basis.at(data.train.x) * white.scale
+        rest = white.scale**2 * basis.diagonal(data.train.x) - rows.square().sum(dim=0)
+        none = torch.zeros(0, dtype=torch.long, device=rows.device)
+        return Preconditioner(rows, white.shift, below=True, pivots=none, left=float(rest.sum()))
 
     def _dtype(self, head: Any, data: Dataset, noise: Tensor) -> torch.dtype:
         if self.precision != "auto":
@@ -119,6 +115,13 @@ class ConjugateBound:
         ratio = float(head.kernel.diagonal(x).max()) * head.beta * float(data.train.weights.max()) / float(noise.min())
         moved = 4 * torch.finfo(torch.float32).eps * ratio * n**0.5
         return torch.float32 if n > FEW and moved < LOST else torch.float64
+
+
+def _nothing(rhs: Tensor) -> Goal:
+    """No iterate is to be set aside."""
+    return Goal(
+        rhs.new_zeros(1), torch.zeros(1, dtype=torch.bool, device=rhs.device), torch.zeros_like(rhs), float("inf")
+    )
 
 
 def _spread(data: Dataset, noise: Tensor, beta: float) -> Tensor:
