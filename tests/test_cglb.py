@@ -122,7 +122,7 @@ def test_float32_is_for_many_rows_and_noise_that_its_rounding_leaves_alone(monke
     data, bound = example_data(n=300), ConjugateBound()
     monkeypatch.setattr(conjugate_bound, "FEW", 200)
     for noise, dtype in ((0.1, torch.float32), (1e-6, torch.float64)):
-        assert bound._dtype(make(5), data, torch.tensor(noise)) == dtype
+        assert bound._dtype(make(5), data, torch.tensor(noise), 0.3) == dtype
 
 
 @pytest.mark.parametrize("scale", [300.0, 3000.0])

@@ -25,7 +25,9 @@ from gp_response.linalg.preconditioner import Preconditioner
 
 SLACK = 1.0  # nats that the quadratic term may be off by: one residual in (Q + S)⁻¹ is no more than twice this
 FEW = 4000  # rows up to which products in float64 cost nothing worth saving
-LOST = 0.3  # largest movement of eigenvalues by float32 entries, against the smallest, see `stochastic`
+# Largest movement of eigenvalues by float32 entries, against the smallest (see `stochastic`): of products whose residuals are
+# looked at in float64, and of gradients, which nothing looks at.
+SOLVED, DIFFERENTIATED = 3.0, 0.3
 REACHED = 0.7  # of the norm allowed, where the last cycle is to stop
 FALL = 1e-2  # of the residual, in one cycle
 SLOW = 0.5
@@ -58,10 +60,12 @@ class ConjugateBound:
         noise = row_noise(data, head.noise.to(data.train.x.device)).double()
         target = residual_of_mean(head, data)
         with torch.no_grad():
-            dtype = self._dtype(head, data, noise)
-            found = self._solve(head, data, target, whiten(data, noise, head.beta), dtype)
+            found = self._solve(
+                head, data, target, whiten(data, noise, head.beta), self._dtype(head, data, noise, SOLVED)
+            )
         self._value, self.products = found.value, found.products
         spread = _spread(data, noise, head.beta)
+        dtype = self._dtype(head, data, noise, DIFFERENTIATED)
         image = _with_gradient(found, head.kernel, data.train.x, spread, dtype)
         parts = collapsed(head, data, target - image)
         n = int((data.train.weights > 0).sum())
@@ -108,13 +112,13 @@ class ConjugateBound:
         none = torch.zeros(0, dtype=torch.long, device=rows.device)
         return Preconditioner(rows, white.shift, below=True, pivots=none, left=float(rest.sum()))
 
-    def _dtype(self, head: Any, data: Dataset, noise: Tensor) -> torch.dtype:
+    def _dtype(self, head: Any, data: Dataset, noise: Tensor, most: float) -> torch.dtype:
         if self.precision != "auto":
             return getattr(torch, self.precision)
         x, n = data.train.x[:1000].double(), len(data.train)
         ratio = float(head.kernel.diagonal(x).max()) * head.beta * float(data.train.weights.max()) / float(noise.min())
         moved = 4 * torch.finfo(torch.float32).eps * ratio * n**0.5
-        return torch.float32 if n > FEW and moved < LOST else torch.float64
+        return torch.float32 if n > FEW and moved < most else torch.float64
 
 
 def _nothing(rhs: Tensor) -> Goal:
