@@ -6,7 +6,7 @@ cell's largest response by Cholesky and by conjugate gradients, and 1e-5 for spa
 Conjugate gradients are asked for 1e-13, which the solve for the labels cannot certify in float64: it is flagged, and as accurate
 as float64 allows.
 
-Command: gp-response run coverage [head=exact|sgpr|svgp] [rows=2223] [cells=value:shift_inputs,...] [--smoke]
+Command: gp-response run coverage [head=exact|sgpr|svgp] [rows=2223] ['cells=["value:shift_inputs", ...]'] [--smoke]
 Cost: 20 minutes for the exact heads on one core (nearly all of it refits; 37 measured on a crowded machine), 3 for a sparse one;
 1.3 GiB. Spot cells at 12,000 rows have not been run.
 Expected: gaps of 1e-9 and below where refits are differentiated automatically, 1e-7 and below where whole refits are differenced

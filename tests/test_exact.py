@@ -9,6 +9,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
 import gp_response as gr
+from gp_response.kernels import system
+from gp_response.kernels.system import KernelSystem
 from gp_response.linalg import gaussian_log_evidence
 from gp_response.testing import example_data
 
@@ -251,3 +253,17 @@ def test_a_prior_of_the_noise_counts_in_training():
     for head in (free, held):
         head.fit(data, training=QUIET)
     assert float(free.noise) < 0.5 < float(held.noise)
+
+
+def test_a_matrix_is_assembled_by_rows_as_it_is_at_once(monkeypatch):
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scale, shift = torch.full((50,), 2.0, dtype=torch.float64), torch.linspace(1.0, 3.0, 50, dtype=torch.float64)
+    for kernel in (gr.Matern32(ard=3), gr.RBF() + gr.Linear()):
+        made = KernelSystem(kernel, x, scale, shift, keep=0)
+        whole = made.dense(torch.float64)
+        monkeypatch.setattr(system, "ROWS", 7)
+        by_rows = made.dense(torch.float64)
+        monkeypatch.undo()
+        expected = 4.0 * kernel.matrix(x) + torch.diag(shift)
+        torch.testing.assert_close(by_rows, whole, rtol=1e-15, atol=0.0)
+        torch.testing.assert_close(whole, expected.detach(), rtol=1e-14, atol=1e-14)

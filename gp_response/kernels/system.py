@@ -13,6 +13,7 @@ from gp_response.kernels.symmetric import SymmetricBlocks
 from gp_response.linalg.extended import residual
 from gp_response.linalg.memory import free_bytes
 from gp_response.linalg.system import ROUNDING
+from gp_response.linalg.transforms import inside_transform
 
 BACKENDS = ("auto", "blocked", "dense", "keops")
 SHARE = 0.15  # of the free memory goes into kept blocks when nobody says how much
@@ -87,8 +88,13 @@ class KernelSystem:
         return self._assembled(dtype) if held is None else held.clone()
 
     def _assembled(self, dtype: torch.dtype) -> Tensor:
-        matrix = self.kernel.matrix(self.x.to(dtype))
-        matrix.mul_(self.scale.to(dtype)).mul_(self.scale.to(dtype).T)
+        x, scale = self.x.to(dtype), self.scale.to(dtype)
+        if inside_transform() or self.n <= ROWS:
+            matrix = self.kernel.matrix(x).mul_(scale).mul_(scale.T)
+        else:  # by rows: of the kernel's own intermediate steps, some as large as K, none is whole
+            matrix = x.new_empty(self.n, self.n)
+            for rows, part, side in zip(matrix.split(ROWS), x.split(ROWS), scale.split(ROWS), strict=True):
+                rows.copy_(self.kernel.matrix(part, x)).mul_(side).mul_(scale.T)
         matrix.diagonal().add_(self.shift.to(dtype))
         return matrix
 
