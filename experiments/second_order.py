@@ -1,8 +1,8 @@
 """Second derivatives of predictions by the weights of pairs of rows: their price beside the first ones, and their truth.
 
 Claim: second responses of a hundred predictions to a thousand pairs of rows cost at most twice what their first ones to every
-row do, conditioning the model included in neither (of twenty predictions up to four times: one factor serves all); they are the derivative, by one weight, of first responses of models that are
-conditioned on the other.
+row do, conditioning the model included in neither (of twenty predictions up to four times: one factor serves all); they are
+the derivative, by one weight, of first responses of models that are conditioned on the other.
 
 Command: gp-response run second_order [rows=2223] [solver=cholesky|cg] [--smoke]
 Cost: 2 seconds for the smoke run; a minute at 2,000 rows, ten minutes at 12,000 (and 3 GiB).
