@@ -51,6 +51,10 @@ SMOKE = {
     "pair": "magic", "rows": 60, "points": 5, "networks": 2, "subsets": 8, "held": 3, "fresh": 6, "singles": 9, "steps": 50,
     "polish": 20,
 }  # fmt: skip
+QUICK = {
+    "pair": list(PAIRS), "rows": [120], "points": [16], "networks": [1], "subsets": [40], "held": [10], "fresh": [10],
+    "singles": [14], "steps": [300], "polish": [60],
+}  # fmt: skip
 DAMPINGS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 EKFAC_DAMPINGS = [0.001, 0.01, 0.1, 1.0]
 TRAK_DAMPINGS, PROJECTIONS = [1e-3, 1e-2, 1e-1, 1.0], [512, 2048]

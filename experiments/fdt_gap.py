@@ -40,6 +40,11 @@ GRID = {
     + [f"{kind} {name} 300" for kind in ("laplace", "variational") for name in ("breast_cancer", "magic")]
 }  # fmt: skip
 SMOKE = {"case": "sgpr weather 120 0.01", "shares": [0.1, 1.0], "predictions": 5, "perturbed": 6}
+QUICK = {
+    "case": [f"sgpr weather 400 {s}" for s in NOISES] + ["sgpr weather 200 0.01", "svgp weather 400 0.01"]
+    + [f"{kind} {name} 120" for kind in ("laplace", "variational") for name in ("breast_cancer", "magic")],
+    "predictions": [10], "perturbed": [10], "steps": [100],
+}  # fmt: skip
 BERNOULLI = ("laplace", "variational")
 
 

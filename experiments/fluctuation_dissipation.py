@@ -29,6 +29,9 @@ from gp_response.report import number
 
 GRID = {"seed": [0, 1, 2]}
 SMOKE = {"rows": 900, "predictions": 8, "pairs": 40, "from_scratch": 3, "pretrain_steps": 200, "steps": 40}
+QUICK = {
+    "rows": [3000], "predictions": [20], "pairs": [100], "from_scratch": [4], "pretrain_steps": [1000], "steps": [60],
+}  # fmt: skip
 DIFFERENCE = 0.02
 
 

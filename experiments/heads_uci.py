@@ -38,6 +38,10 @@ SMOKE = {
     "steps": 60,
     "pretrain_steps": 60,
 }
+QUICK = {
+    "dataset": SETS, "head": ["svgp"], "features": ["none", "mlp"], "rows": [4000], "inducing": [128], "width": [64],
+    "steps": [600], "pretrain_steps": [1000],
+}  # fmt: skip
 # RMSE and NLL with 1,024 inducing points: Bartels et al. 2023; deep: Ober et al. 2021.
 PUBLISHED = {
     "kin40k": {"SVGP": (0.1394, -0.420), "CGLB": (0.0917, -0.713), "SVDKL": (0.03, -1.73)},

@@ -42,6 +42,8 @@ GRID = {
     "network": ["1e3", "3e3", "1e4", "1e5", "1e6", "1e7", "minilm"],
 }
 SMOKE = {"way": "lanczos", "network": "1e3", "rows": 64, "steps": 5}
+ALONE = True
+QUICK = {"way": GRID["way"], "network": ["1e3", "3e3", "1e5", "1e6"], "rows": [256], "rank": [16], "steps": [50]}
 NAMES = {
     "dense": "dense", "laplace-torch": "dense, laplace-torch", "lanczos": "Lanczos, rank 32", "cg": "conjugate gradients",
 }  # fmt: skip

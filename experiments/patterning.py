@@ -31,6 +31,7 @@ from gp_response.report import number
 
 GRID = {"case": ["steer elevators 0.5", "steer elevators 2.0", "debias diabetes 1.0"]}
 SMOKE = {"case": "steer elevators 0.2", "rows": 700, "predictions": 6, "trained_on": 300, "steps": 5}
+QUICK = {**GRID, "rows": [1500], "trained_on": [300], "steps": [15]}
 MOST = 3.0  # bound on the new weights; zero is the other
 SEX = 1  # column of diabetes
 

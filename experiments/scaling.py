@@ -46,6 +46,11 @@ GRID = {
     + [f"wall:{m}:{n}" for m in MOST for n in ROWS if n <= MOST[m]]
 }
 SMOKE = {"case": "solve", "dataset": "weather", "n": 1200, "repeats": 1, "sizes": [15], "rank": 60}
+ALONE = True
+QUICK = {
+    "case": ["solve", "response:elevators"] + [f"wall:{m}:{n}" for m in MOST for n in ROWS if n <= 4000],
+    "n": [4000], "repeats": [2], "predictions": [20],
+}  # fmt: skip
 NAMES = {
     "ours": "certified CG (ours)", "cholesky32": "Cholesky, float32", "cholesky64": "Cholesky, float64",
     "stock": "gpytorch, stock", "tuned": "gpytorch, tuned", "scikit-learn": "scikit-learn",

@@ -28,6 +28,7 @@ from gp_response.report import number
 
 GRID = {"case": ["weather", "concrete"]}
 SMOKE = {"case": "weather", "rows": 80, "batch": 6, "betas": [1.0, 0.1], "checked": 2, "steps": 3}
+QUICK = {**GRID, "rows": [150], "batch": [15]}
 PARTS = {
     "weather": {
         "season": ["year_sin", "year_cos"],

@@ -1,4 +1,4 @@
-"""The command line: gp-response run | sweep | table | plot | list | respond | report."""
+"""The command line: gp-response run | reproduce | sweep | table | plot | list | respond | report."""
 
 import contextlib
 import io
@@ -27,11 +27,12 @@ from gp_response.experiment import (
 )
 from gp_response.files import write_atomically
 from gp_response.report import write_report
+from gp_response.reproduce import reproduce
 from gp_response.respond import respond, show, write_answer
+from gp_response.scales import Scale, scale_folder
 from gp_response.sweep import read_result, run, sweep
 from gp_response.sweep.commands import RESULTS, Plot, Sweep, Table
 
-SMOKE_RESULTS = Path("paper", "build", "smoke", "results")
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,31 @@ class Run:
 
     def __call__(self) -> None:
         folder = self.experiments or project() / "experiments"
-        target = self.results or project() / (SMOKE_RESULTS if self.smoke else RESULTS)
+        target = self.results or project() / (scale_folder("smoke") if self.smoke else RESULTS)
         names = list(experiments(folder)) if self.experiment == "all" else [self.experiment]
         for name in names:
             experiment = load_experiment(name, folder)
             configs = _configs(experiment, self.assignments, self.smoke)
             for path in _run(experiment, configs, target, force=self.force):
                 print(_summary(path))
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run every experiment at one scale: prints a plan with costs, goes on where it was, and draws figures and numbers."""
+
+    scale: Scale = "quick"
+    """smoke, quick (half an hour) or full (everything that the paper claims)"""
+    plan: bool = False
+    """only print what is done, what is left, and what it will take"""
+    workers: int | None = None
+    """runs at a time [quick: one a core; full: one]"""
+    record: bool = False
+    """keep the seconds of this run as the next plan's estimates (paper/quick.json)"""
+
+    def __call__(self) -> None:
+        if not reproduce(self.scale, workers=self.workers, only_plan=self.plan, record=self.record):
+            raise GPResponseError("runs failed, see above; the same command tries them again")
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sweep": Sweep,
     "table": Table,
     "plot": Plot,
+    "reproduce": Reproduce,
     "list": List,
     "respond": Respond,
     "report": Report,

@@ -2,7 +2,8 @@
 
 An experiment file has a docstring (claim, command, cost, expected numbers), `GRID: dict[str, list]`, `SMOKE: dict`,
 `main(**config) -> dict` (JSON-able) with annotated parameters that all have defaults, and, where the paper shows it,
-`report(results, figures) -> dict` (see `gp_response.report`). Files of the folder whose names begin with an underscore are no
+`report(results, figures) -> dict` (see `gp_response.report`). `QUICK`, a grid like GRID, is what minutes allow (without it: the
+smoke size), and `ALONE = True` says that its runs measure time or memory and share the machine with no other. Files of the folder whose names begin with an underscore are no
 experiments; an experiment may import them at its top (`from _nets import train`).
 """
 
@@ -32,6 +33,8 @@ class Experiment:
     report: Callable[[list[dict[str, Any]], Path], dict[str, str]] | None
     grid: dict[str, list[Any]]
     smoke: dict[str, Any]
+    quick: dict[str, list[Any]]
+    alone: bool
     defaults: dict[str, Any]
     hints: dict[str, Any]
 
@@ -76,10 +79,12 @@ def read_experiment(path: Path | str) -> Experiment:
         report=getattr(module, "report", None),
         grid=dict(module.GRID),
         smoke=dict(module.SMOKE),
+        quick=dict(getattr(module, "QUICK", {key: [value] for key, value in module.SMOKE.items()})),
+        alone=bool(getattr(module, "ALONE", False)),
         defaults=_defaults(module.main, path),
         hints=typing.get_type_hints(module.main),
     )
-    for config in (*grid(experiment), experiment.smoke):
+    for config in (*grid(experiment), *grid(experiment, experiment.quick), experiment.smoke):
         configure(experiment, config)
     return experiment
 
@@ -111,14 +116,15 @@ def _defaults(main: Callable[..., Any], path: Path) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in parameters.items()}
 
 
-def grid(experiment: Experiment) -> list[dict[str, Any]]:
-    """Every combination of the values in GRID, in order; one empty configuration (all defaults) for an empty GRID."""
-    for key, values in experiment.grid.items():
+def grid(experiment: Experiment, axes: Mapping[str, list[Any]] | None = None) -> list[dict[str, Any]]:
+    """Every combination of the values in `axes` (GRID by default), in order; one empty configuration (all defaults) for none."""
+    axes = experiment.grid if axes is None else axes
+    for key, values in axes.items():
         if not isinstance(values, list | tuple) or not values:
             raise InputError(
-                f"GRID[{key!r}] of {experiment.name} is {values!r}; it must be a list of one value or more"
+                f"the grid of {experiment.name} has {key!r}: {values!r}; it must be a list of one value or more"
             )
-    return [dict(zip(experiment.grid, values, strict=True)) for values in itertools.product(*experiment.grid.values())]
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def configure(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,11 @@ LADDER = (
     "plots",
     "provenance",
     "experiment",
+    "scales",
     "sweep",
+    "sources",
     "report",
+    "reproduce",
     "respond",
     "cli",
 )

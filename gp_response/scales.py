@@ -1,0 +1,45 @@
+"""The sizes at which experiments run: smoke (seconds, no meaning), quick (minutes, meaningful), full (what the paper claims).
+
+Every experiment declares `GRID` (full) and `SMOKE`; `QUICK` is a grid like `GRID`, without it quick is the smoke size.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gp_response.experiment import Experiment, configure, grid
+
+Scale = Literal["smoke", "quick", "full"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+OTHER = "another size"
+
+
+def configs_at(experiment: Experiment, scale: Scale) -> list[dict[str, Any]]:
+    """The complete configurations that `scale` stands for, in order."""
+    if scale == "smoke":
+        chosen: Iterable[Mapping[str, Any]] = [experiment.smoke]
+    else:
+        chosen = grid(experiment, experiment.quick if scale == "quick" else None)
+    found: list[dict[str, Any]] = []
+    for config in chosen:
+        complete = configure(experiment, config)
+        if complete not in found:
+            found.append(complete)
+    return found
+
+
+def scale_of(experiment: Experiment, config: Mapping[str, Any]) -> str:
+    """ "full", "quick", "smoke" or "another size". Full is the grid, and what differs from it in the grid's keys alone."""
+    for scale in reversed(SCALES):
+        if config in configs_at(experiment, scale):
+            return scale
+    odd = [key for key, value in experiment.defaults.items() if key not in experiment.grid and config.get(key) != value]
+    return OTHER if odd else "full"
+
+
+def scale_folder(scale: Scale) -> Path:
+    """Where the results of runs made to reproduce lie, within the project."""
+    return Path("paper", "build", scale, "results")
+
+
+__all__ = ["OTHER", "SCALES", "Scale", "configs_at", "scale_folder", "scale_of"]
