@@ -205,10 +205,11 @@ def median_missed(table: dict[str, Any], columns: int) -> float:
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Fixed and total against refits in one figure, and the numbers of the paper."""
-    full = {r["result"]["case"]: r["result"] for r in results if r["result"]["case"] in GRID["case"]}
+    found = {r["result"]["case"]: r["result"] for r in results}
+    full = next((some for cases in (GRID["case"], QUICK["case"]) if (some := {c: found[c] for c in cases if c in found})), {})
     if not full:
         return {}
-    panels = {case: full[case]["table"]["loss"] for case in GRID["case"] if case in full}
+    panels = {case: result["table"]["loss"] for case, result in full.items()}
     save(responses_against_refits(panels, of="loss"), figures / "total-response.pdf")
     shallow = [r for r in full.values() if not r["deep"]]
     variables: dict[str, str] = {}

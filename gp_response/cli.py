@@ -27,7 +27,7 @@ from gp_response.experiment import (
 )
 from gp_response.files import write_atomically
 from gp_response.report import write_report
-from gp_response.reproduce import reproduce
+from gp_response.reproduce import print_report, reproduce
 from gp_response.respond import respond, show, write_answer
 from gp_response.scales import Scale, scale_folder
 from gp_response.sweep import read_result, run, sweep
@@ -135,10 +135,10 @@ class Respond:
 
 @dataclass(frozen=True)
 class Report:
-    """Draw the paper's figures and write its numbers (variables.tex) from all result files."""
+    """Draw the paper's figures and write its numbers (variables.tex) from all result files; list what is missing."""
 
-    results: Path | None = None
-    """folder of result files [paper/results of the project]"""
+    results: tuple[Path, ...] = ()
+    """folders of result files, of each experiment the first that has any [paper/results of the project]"""
     out: Path | None = None
     """folder that gets figures/ and variables.tex [paper of the project]"""
     experiments: Path | None = None
@@ -147,8 +147,8 @@ class Report:
     def __call__(self) -> None:
         folder = self.experiments or project() / "experiments"
         out = self.out or project() / "paper"
-        variables = write_report(folder, self.results or project() / RESULTS, out)
-        print(f"{len(variables)} numbers in {out / 'variables.tex'}, figures in {out / 'figures'}")
+        tex = None if self.experiments else project() / "paper" / "main.tex"
+        print_report(write_report(folder, self.results or (project() / RESULTS,), out, tex=tex), out)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

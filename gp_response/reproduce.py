@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gp_response.errors import InputError
+from gp_response.errors import GPResponseError, InputError
 from gp_response.experiment import Experiment, experiments, project, read_experiment
 from gp_response.files import write_atomically
 from gp_response.provenance import machine
-from gp_response.report import write_report
+from gp_response.report import Report, write_report
 from gp_response.scales import Scale, configs_at, scale_folder
 from gp_response.sources import machine_text
 from gp_response.sweep import How, Outcome, Resources, conduct, read_result, result_path, results
@@ -121,7 +121,11 @@ def reproduce(
         begun = time.monotonic()
         threads = max(1, cores() // step.workers)
         how = How(resources=Resources(step.workers, threads))
-        outcome = outcomes[step.experiment.name] = conduct(step.experiment, step.configs, target, how)
+        try:
+            outcome = conduct(step.experiment, step.configs, target, how)
+        except GPResponseError as error:  # workers that cannot start: the other steps may
+            outcome = Outcome([], [{"config": "all", "error": "Workers", "message": str(error), "log": target / ".sweep"}])
+        outcomes[step.experiment.name] = outcome
         print(
             f"[{at + 1}/{len(steps)}] {step.experiment.name}: {len(outcome.paths)} of {len(step.configs)} results, "
             f"{(time.monotonic() - begun) / 60:.1f} min; left: {_total(steps[at + 1 :])}",
@@ -129,16 +133,25 @@ def reproduce(
         )
         _tell(outcome)
     minutes = (time.monotonic() - started) / 60
-    found = write_report(root / "experiments", target, target.parent)
+    found = write_report(root / "experiments", target, target.parent, tex=root / "paper" / "main.tex")
     done = sum(len(outcome.paths) for outcome in outcomes.values())
     print(f"\n{scale} scale: {done} of {sum(len(s.configs) for s in steps)} runs have results; {minutes:.1f} min this time")
     for name, outcome in outcomes.items():
         for failure in outcome.failures:
             print(f"without a result: {name} {failure['config']}: {_why(failure)}")
-    print(f"{len(found)} numbers in {target.parent / 'variables.tex'}, figures in {target.parent / 'figures'}")
+    print_report(found, target.parent)
     if record and all(step.left == step.configs for step in steps):
         _record(root, target, minutes)
     return all(_skipped(f) for outcome in outcomes.values() for f in outcome.failures)
+
+
+def print_report(found: Report, out: Path) -> None:
+    """What was written to `out`, and what is missing."""
+    print(f"{len(found.variables)} numbers in {out / 'variables.tex'}, figures in {out / 'figures'}")
+    lists = {"experiments": found.unrun, "figures": found.figures, "numbers": found.numbers}
+    for kind, names in lists.items():
+        if names:
+            print(f"not run, {len(names)} {kind}: {', '.join(names)}")
 
 
 def _skipped(failure: Mapping[str, Any]) -> bool:
@@ -161,4 +174,4 @@ def _record(root: Path, target: Path, minutes: float) -> None:
     print(f"-> {write_atomically(root / TIMES, json.dumps(facts, indent=1) + chr(10))}")
 
 
-__all__ = ["Step", "known_times", "plan", "reproduce"]
+__all__ = ["Step", "known_times", "plan", "print_report", "reproduce"]

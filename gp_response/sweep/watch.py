@@ -68,7 +68,10 @@ def pause(plan: Plan) -> None:
 @contextmanager
 def progress(plan: Plan) -> Iterator[Bar]:
     done = len(plan.configs) - len(left_of(plan))
-    with tqdm.tqdm(total=len(plan.configs), initial=done, desc=plan.experiment.stem, unit="run") as bar:
+    every = 0.1 if sys.stderr.isatty() else 60.0  # a file keeps every line
+    with tqdm.tqdm(
+        total=len(plan.configs), initial=done, desc=plan.experiment.stem, unit="run", mininterval=every
+    ) as bar:
         yield Bar(bar)
 
 
