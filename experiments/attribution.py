@@ -52,7 +52,7 @@ SMOKE = {
     "polish": 20,
 }  # fmt: skip
 QUICK = {
-    "pair": list(PAIRS), "rows": [120], "points": [16], "networks": [1], "subsets": [40], "held": [10], "fresh": [10],
+    "pair": list(PAIRS), "rows": [120], "points": [16], "networks": [2], "subsets": [30], "held": [10], "fresh": [10],
     "singles": [14], "steps": [300], "polish": [60],
 }  # fmt: skip
 DAMPINGS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]

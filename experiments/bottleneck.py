@@ -32,7 +32,7 @@ from gp_response.report import number
 
 GRID = {"seed": [0, 1, 2]}
 SMOKE = {"data": "digits", "rows": 40, "tests": 6, "steps": 30, "rate": 1e-3}
-QUICK = {"data": ["digits"], "rows": [160], "tests": [12], "steps": [200], "rate": [1e-3]}
+QUICK = {"data": ["digits"], "rows": [80], "tests": [8], "steps": [100], "rate": [1e-3]}
 BYTES = 2**29  # of gradients kept at a time
 
 

@@ -51,7 +51,7 @@ SMOKE = {
     "asked": 5,
 }
 QUICK = {
-    "dataset": SETS, "method": METHODS[:4], "rows": [300], "inducing": [50], "steps": [300], "perturbed": [5], "asked": [20],
+    "dataset": SETS, "method": METHODS[:4], "rows": [200], "inducing": [40], "steps": [200], "perturbed": [3], "asked": [20],
 }  # fmt: skip
 POSITIVE = {"penbased": 8}
 RATE = 0.02  # of Adam, what `gr.SVGP` uses by default

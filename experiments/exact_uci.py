@@ -60,7 +60,10 @@ GRID = {
 }  # fmt: skip
 SMOKE = {"task": "trained weather", "rows": 900}
 ALONE = True
-QUICK = {"task": ["published elevators", *(task for task in GRID["task"] if task.startswith("trained"))], "rows": [3000]}
+QUICK = {
+    "task": ["published elevators", *(task for task in GRID["task"] if task.startswith("trained"))],
+    "rows": [3000],
+}
 
 
 def main(task: str = "published pol", rows: int | None = None, split: int = 0, probes: int = 8) -> dict[str, Any]:

@@ -142,7 +142,11 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         f"{kind.capitalize()}, {name.replace('_', ' ')}": curve(found)
         for kind in BERNOULLI for name in ("breast_cancer", "magic") if (found := one(full, kind, name, None))
     }  # fmt: skip
-    panels = {"weather, N = 400": regression, "weather, noise 0.01": sizes, "Bernoulli, N = " + " or ".join(sorted({str(f["rows"]) for f in full if f["model"] in BERNOULLI})): classes}
+    panels = {
+        "weather, N = 400": regression,
+        "weather, noise 0.01": sizes,
+        f"Bernoulli, N = {counts}": classes,
+    }
     drawn = {title: lines for title, lines in panels.items() if lines}
     if drawn:
         save(gap_curves(drawn), figures / "fdt-gap.pdf")

@@ -25,7 +25,14 @@ from gp_response.report import number
 GRID: dict[str, list[Any]] = {"head": ["svgp"]}
 SMOKE = {"rows": 3000, "inducing": 40, "steps": 80, "pretrain_steps": 60, "predictions": 10, "refits": 1}
 ALONE = True
-QUICK = {"rows": [20_000], "inducing": [128], "steps": [300], "pretrain_steps": [600], "predictions": [20], "refits": [1]}
+QUICK = {
+    "rows": [20_000],
+    "inducing": [128],
+    "steps": [300],
+    "pretrain_steps": [600],
+    "predictions": [20],
+    "refits": [1],
+}
 
 
 def main(

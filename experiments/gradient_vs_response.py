@@ -21,6 +21,7 @@ Data: elevators, bike and protein from the folder named by GP_RESPONSE_DATA, or 
 """
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,9 @@ def spearman(one: Tensor, two: Tensor) -> Tensor:
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Means over seeds: figure of LDS of losses, table of LDS and errors at one row and at half of the rows."""
-    whole = [r["result"] for r in results if r["config"]["rows"] == 1000 and r["config"]["removals"] == 60]
+    sizes = ((1000, 60), (QUICK["rows"][0], QUICK["removals"][0]))
+    asked = [[r["result"] for r in results if (r["config"]["rows"], r["config"]["removals"]) == size] for size in sizes]
+    whole = asked[0] or asked[1]
     if not whole:
         return {}
     models = [model for model in MODELS if any(f["model"] == model for f in whole)]
@@ -238,7 +241,8 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     save(size_curves(grid, xlabel="share of rows removed"), figures / "gradients-lds.pdf")
     first = whole[0]
     variables = {
-        "GradientSets": number(len(names)), "GradientRuns": number(len(whole)), "GradientRows": number(first["rows"]),
+        "GradientSets": number(len(names)), "GradientCases": number(math.prod(len(values) for values in GRID.values())),
+        "GradientRuns": number(len(whole)), "GradientRows": number(first["rows"]),
         "GradientPredictions": number(first["predictions"]), "GradientRemovals": number(first["sizes"][-1]["removals"]),
         "GradientSingles": number(first["sizes"][0]["removals"]),
         "GradientAgain": number(first["reoptimised"]["removals"]), "GradientTable": table(whole),

@@ -302,6 +302,10 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         save(scaling_wall(wall, names=NAMES), figures / "scaling-wall.pdf")
     worst = {m: max((f["residual"] for f in wall if f["method"] == m), default=math.nan) for m in ("stock", "tuned")}
     variables = {f"Wall{m.capitalize()}Residual": number(r, digits=2) for m, r in worst.items() if math.isfinite(r)}
+    times = {(f["method"], f["n"]): f["seconds"] for f in wall}
+    slower = [n for (m, n), s in times.items() if m == "ours" and s > times.get(("cholesky32", n), math.inf)]
+    if slower:
+        variables["WallCholeskyFasterRows"] = number(max(slower))
     solves = [f for f in found if f["case"] == "solve"]
     if solves:
         best = max(solves, key=lambda f: f["rows"])

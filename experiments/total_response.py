@@ -206,7 +206,9 @@ def median_missed(table: dict[str, Any], columns: int) -> float:
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Fixed and total against refits in one figure, and the numbers of the paper."""
     found = {r["result"]["case"]: r["result"] for r in results}
-    full = next((some for cases in (GRID["case"], QUICK["case"]) if (some := {c: found[c] for c in cases if c in found})), {})
+    full = next(
+        (some for cases in (GRID["case"], QUICK["case"]) if (some := {c: found[c] for c in cases if c in found})), {}
+    )
     if not full:
         return {}
     panels = {case: result["table"]["loss"] for case, result in full.items()}

@@ -34,7 +34,6 @@ from gp_response.sweep import read_result, run, sweep
 from gp_response.sweep.commands import RESULTS, Plot, Sweep, Table
 
 
-
 @dataclass(frozen=True)
 class Run:
     """Run an experiment (or `all`): every configuration of its GRID that has no result yet, one result file each."""

@@ -82,13 +82,14 @@ def write_report(
             where = " and ".join(map(str, folders))
             raise InputError(f"no result of any experiment in {where}; run one first: gp-response run NAME")
         _replace_figures(Path(drawn), out / "figures")
-    text = variables
-    missing = undefined(tex, variables | sources(found))
+    known = variables | sources(found)
+    missing = undefined(tex, known)
+    kept = variables
     if tex.is_file():
         used = set(macros(tex))
-        text = {name: value for name, value in (variables | sources(found)).items() if name in used}
-        text |= {name: rf"{NOT_RUN} \\" if name.endswith("Table") else NOT_RUN for name in missing}
-    write_atomically(out / "variables.tex", variables_text(text))
+        kept = {name: text for name, text in known.items() if name in used}
+        kept |= {name: rf"{NOT_RUN} \\" if name.endswith("Table") else NOT_RUN for name in missing}
+    write_atomically(out / "variables.tex", variables_text(kept))
     figures = [name for name in graphics(tex) if not (out / name).is_file()]
     return Report(variables, missing, figures, [name for name, (_, records) in found.items() if not records])
 
@@ -141,10 +142,10 @@ def graphics(tex: Path) -> list[str]:
 
 
 def paper_text(tex: Path) -> str:
-    """A TeX file and the sections that it reads, without comments; empty where there is no such file."""
+    """The document of a TeX file and the sections that it reads, without comments; empty where there is no such file."""
     if not tex.is_file():
         return ""
-    body = _without_comments(tex)
+    body = _without_comments(tex).rpartition(r"\begin{document}")[2]
     sections = [tex.parent / f"{name}.tex" for name in re.findall(r"\\input\{(sections/\w+)\}", body)]
     return body + "".join(_without_comments(section) for section in sections)
 
@@ -153,4 +154,14 @@ def _without_comments(tex: Path) -> str:
     return re.sub(r"(?<!\\)%.*", "", tex.read_text(encoding="utf-8"))
 
 
-__all__ = ["Report", "graphics", "macros", "number", "paper_text", "sources", "undefined", "variables_text", "write_report"]
+__all__ = [
+    "Report",
+    "graphics",
+    "macros",
+    "number",
+    "paper_text",
+    "sources",
+    "undefined",
+    "variables_text",
+    "write_report",
+]

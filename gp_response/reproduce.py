@@ -124,7 +124,9 @@ def reproduce(
         try:
             outcome = conduct(step.experiment, step.configs, target, how)
         except GPResponseError as error:  # workers that cannot start: the other steps may
-            outcome = Outcome([], [{"config": "all", "error": "Workers", "message": str(error), "log": target / ".sweep"}])
+            outcome = Outcome(
+                [], [{"config": "all", "error": "Workers", "message": str(error), "log": target / ".sweep"}]
+            )
         outcomes[step.experiment.name] = outcome
         print(
             f"[{at + 1}/{len(steps)}] {step.experiment.name}: {len(outcome.paths)} of {len(step.configs)} results, "
@@ -135,7 +137,9 @@ def reproduce(
     minutes = (time.monotonic() - started) / 60
     found = write_report(root / "experiments", target, target.parent, tex=root / "paper" / "main.tex")
     done = sum(len(outcome.paths) for outcome in outcomes.values())
-    print(f"\n{scale} scale: {done} of {sum(len(s.configs) for s in steps)} runs have results; {minutes:.1f} min this time")
+    print(
+        f"\n{scale} scale: {done} of {sum(len(s.configs) for s in steps)} runs have results; {minutes:.1f} min this time"
+    )
     for name, outcome in outcomes.items():
         for failure in outcome.failures:
             print(f"without a result: {name} {failure['config']}: {_why(failure)}")

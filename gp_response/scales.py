@@ -11,7 +11,7 @@ from gp_response.experiment import Experiment, configure, grid
 
 Scale = Literal["smoke", "quick", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
-OTHER = "another size"
+OTHER = "other settings"
 
 
 def configs_at(experiment: Experiment, scale: Scale) -> list[dict[str, Any]]:
@@ -29,11 +29,21 @@ def configs_at(experiment: Experiment, scale: Scale) -> list[dict[str, Any]]:
 
 
 def scale_of(experiment: Experiment, config: Mapping[str, Any]) -> str:
-    """ "full", "quick", "smoke" or "another size". Full is the grid, and what differs from it in the grid's keys alone."""
-    for scale in reversed(SCALES):
+    """ "full", "quick", "smoke" or "other settings". Full is the grid, and what differs from it in the grid's keys alone.
+
+    Parameters that main has got since a result was made count as their defaults; those that it has lost do not count.
+    """
+    defaults = experiment.defaults
+    config = configure(experiment, {key: value for key, value in config.items() if key in defaults})
+    orders: tuple[Scale, ...] = (
+        "full",
+        "smoke",
+        "quick",
+    )  # where an experiment has no quick size, its smoke size is that
+    for scale in orders:
         if config in configs_at(experiment, scale):
             return scale
-    odd = [key for key, value in experiment.defaults.items() if key not in experiment.grid and config.get(key) != value]
+    odd = [key for key, value in defaults.items() if key not in experiment.grid and config[key] != value]
     return OTHER if odd else "full"
 
 

@@ -118,12 +118,16 @@ def gap_curves(
 ) -> Figure:
     """Gaps (y) against a size (x), both logarithmic: by title of the panel, then name of the line.
 
-    Of more than three lines the second half is dashed, in the colours of the first.
+    Panels with the same lines share one legend, below all of them; another panel's stands below it. Of more than three lines the
+    second half is dashed, in the colours of the first.
     """
     if not panels or not all(panels.values()):
         raise InputError("a panel without lines; give each at least one, as pairs (size, gap)")
+    alike = len({tuple(lines) for lines in panels.values()}) == 1
+    most = max(map(len, panels.values()))
     with house_style():
-        figure = Figure(figsize=(PAGE, 3.3), layout="constrained")
+        below = 0.17 * (-(-most // 3) if alike else most)
+        figure = Figure(figsize=(PAGE, 2.45 + below), layout="constrained")
         rows = figure.subplots(1, len(panels), sharey=True, squeeze=False)
         for axes, (title, lines) in zip(rows[0], panels.items(), strict=True):
             for i, (name, pairs) in enumerate(lines.items()):
@@ -134,7 +138,11 @@ def gap_curves(
             for which in ("x", "y"):
                 log_axis(axes, which)
             axes.set(xlabel=x, title=title)
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            if not alike:
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
+        if alike:
+            handles, labels = rows[0][0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(3, most))
         rows[0][0].set_ylabel(y)
     return figure
 
