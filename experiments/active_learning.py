@@ -41,7 +41,7 @@ CASES = (
 )  # fmt: skip
 GRID = {"case": list(CASES), "seed": list(range(20))}
 SMOKE = {"case": "branin ours", "evaluations": 8, "restarts": 1, "raw": 8}
-QUICK = {"case": list(CASES), "seed": [0], "restarts": [2], "raw": [32]}
+QUICK = {"case": list(CASES), "seed": [0], "restarts": [1], "raw": [16]}
 BUDGET = {"branin": 30, "hartmann6": 60, "average": 50}
 START = 10  # labels known before any is chosen for the average
 MEAN = 1.0  # prior variance of the mean of standardised targets

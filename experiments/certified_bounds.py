@@ -27,7 +27,7 @@ from gp_response.report import number
 
 GRID = {"noise": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6], "dtype": ["float64", "float32"]}
 SMOKE = {"dataset": "weather", "rows": 900, "noise": 1e-4}
-QUICK = {**GRID, "rows": [3000]}
+QUICK = {**GRID, "rows": [2000]}
 
 
 def main(

@@ -24,7 +24,7 @@ from gp_response.report import number
 
 GRID = {"head": ["exact", "sgpr", "svgp"]}
 SMOKE = {"rows": 90, "inducing": 20, "steps": 3, "dataset": "airfoil"}
-QUICK = {**GRID, "rows": [223], "inducing": [48], "steps": [20], "points": [2]}
+QUICK = {**GRID, "rows": [134], "inducing": [32], "steps": [10], "points": [2]}
 TITLES = {"exact": "Cholesky", "cg": "CG", "sgpr": "SGPR", "svgp": "SVGP"}
 SOLVER = gr.CG(tolerance=1e-13)
 

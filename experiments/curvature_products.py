@@ -33,7 +33,7 @@ from gp_response.report import number
 GRID = {"net": ["mlp", "transformer"]}
 SMOKE = {"rows": 6, "batch_size": 4, "repeats": 2, "width": 16, "layers": 1, "columns": 2}
 ALONE = True
-QUICK = {**GRID, "rows": [64], "batch_size": [32], "repeats": [3], "width": [64], "layers": [2]}
+QUICK = {**GRID, "rows": [12], "batch_size": [6], "repeats": [3], "width": [32], "layers": [2]}
 BYTES = 256
 
 

@@ -62,7 +62,7 @@ SMOKE = {"task": "trained weather", "rows": 900}
 ALONE = True
 QUICK = {
     "task": ["published elevators", *(task for task in GRID["task"] if task.startswith("trained"))],
-    "rows": [3000],
+    "rows": [2000],
 }
 
 

@@ -43,7 +43,7 @@ SMOKE = {"case": "sgpr weather 120 0.01", "shares": [0.1, 1.0], "predictions": 5
 QUICK = {
     "case": [f"sgpr weather 400 {s}" for s in NOISES] + ["sgpr weather 200 0.01", "svgp weather 400 0.01"]
     + [f"{kind} {name} 120" for kind in ("laplace", "variational") for name in ("breast_cancer", "magic")],
-    "predictions": [10], "perturbed": [10], "steps": [100],
+    "predictions": [10], "perturbed": [8], "steps": [100],
 }  # fmt: skip
 BERNOULLI = ("laplace", "variational")
 
@@ -142,6 +142,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         f"{kind.capitalize()}, {name.replace('_', ' ')}": curve(found)
         for kind in BERNOULLI for name in ("breast_cancer", "magic") if (found := one(full, kind, name, None))
     }  # fmt: skip
+    counts = " or ".join(sorted({str(f["rows"]) for f in full if f["model"] in BERNOULLI}))
     panels = {
         "weather, N = 400": regression,
         "weather, noise 0.01": sizes,

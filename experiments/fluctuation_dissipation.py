@@ -30,7 +30,7 @@ from gp_response.report import number
 GRID = {"seed": [0, 1, 2]}
 SMOKE = {"rows": 900, "predictions": 8, "pairs": 40, "from_scratch": 3, "pretrain_steps": 200, "steps": 40}
 QUICK = {
-    "rows": [3000], "predictions": [20], "pairs": [100], "from_scratch": [4], "pretrain_steps": [1000], "steps": [60],
+    "rows": [2000], "predictions": [20], "pairs": [100], "from_scratch": [3], "pretrain_steps": [600], "steps": [40],
 }  # fmt: skip
 DIFFERENCE = 0.02
 

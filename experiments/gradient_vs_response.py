@@ -40,8 +40,8 @@ SMOKE = {
     "rows": 150, "predictions": 8, "removals": 6, "singles": 10, "reoptimised": 2, "steps": 4, "net_steps": 50, "model": "deep",
 }  # fmt: skip
 QUICK = {
-    "dataset": list(SETS), "model": list(MODELS), "rows": [300], "predictions": [20], "removals": [20], "singles": [30],
-    "reoptimised": [4], "steps": [15], "net_steps": [500],
+    "dataset": list(SETS), "model": list(MODELS), "rows": [200], "predictions": [20], "removals": [15], "singles": [20],
+    "reoptimised": [3], "steps": [8], "net_steps": [300],
 }  # fmt: skip
 WIDTHS = [64, 64, 16]
 ASKED = ("value", "loss")

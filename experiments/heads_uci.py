@@ -39,8 +39,8 @@ SMOKE = {
     "pretrain_steps": 60,
 }
 QUICK = {
-    "dataset": SETS, "head": ["svgp"], "features": ["none", "mlp"], "rows": [4000], "inducing": [128], "width": [64],
-    "steps": [600], "pretrain_steps": [1000],
+    "dataset": SETS, "head": ["svgp"], "features": ["none", "mlp"], "rows": [3000], "inducing": [96], "width": [32],
+    "steps": [300], "pretrain_steps": [500],
 }  # fmt: skip
 # RMSE and NLL with 1,024 inducing points: Bartels et al. 2023; deep: Ober et al. 2021.
 PUBLISHED = {

@@ -38,7 +38,7 @@ SMOKE = {
 }
 ALONE = True
 QUICK = {
-    **GRID, "rows": [1500], "trained_on": [500], "steps": [15], "modes": [6], "chosen": [30], "repeats": [2], "shown": [1000],
+    **GRID, "rows": [1000], "trained_on": [300], "steps": [15], "modes": [6], "chosen": [30], "repeats": [2], "shown": [1000],
 }  # fmt: skip
 CG_TOLERANCE = 1e-4
 

@@ -32,7 +32,7 @@ from gp_response.report import number
 GRID = {"kernel": ["rbf", "matern32"], "dim": [4, 16, 64]}
 SMOKE = {"n": 1500, "rows": 200, "repeats": 2, "keops": False, "size": 512}
 ALONE = True
-QUICK = {**GRID, "n": [8000], "rows": [500], "repeats": [3]}
+QUICK = {**GRID, "n": [6000], "rows": [500], "repeats": [3]}
 KERNELS = {"rbf": gr.RBF, "matern32": gr.Matern32}
 CHECKED = 200  # rows compared with float64
 

@@ -28,7 +28,7 @@ from gp_response.report import number
 
 GRID = {"case": ["concrete", "airfoil", "weather"]}
 SMOKE = {"case": "weather", "rows": 60, "tests": 4, "width": 6, "ranks": (4, 16), "steps": 30}
-QUICK = {**GRID, "rows": [300], "tests": [10], "width": [16], "ranks": [(4, 8, 16, 32, 64)], "steps": [200]}
+QUICK = {**GRID, "rows": [200], "tests": [10], "width": [12], "ranks": [(4, 8, 16, 32, 64)], "steps": [100]}
 
 
 def main(

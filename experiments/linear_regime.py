@@ -32,7 +32,7 @@ SETS = ("weather", "elevators", "bike", "protein")
 GRID = {"dataset": list(SETS)}
 SMOKE = {"rows": 200, "predictions": 10, "most": 12, "few": 6, "regimes": 2, "steps": 5, "shares": [0.0, 0.1, 0.5]}
 QUICK = {
-    **GRID, "rows": [500], "predictions": [30], "most": [30], "few": [10], "regimes": [3], "steps": [15],
+    **GRID, "rows": [400], "predictions": [30], "most": [30], "few": [10], "regimes": [3], "steps": [15],
 }  # fmt: skip
 ORDERS = {"first": "first order", "second": "second order", "leverage": "leverage", "exact": "exact"}
 ASKED = ("value", "loss")

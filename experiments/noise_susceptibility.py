@@ -44,7 +44,7 @@ SETS = ["weather", "flights", "bike", "elevators", "protein", "kin40k"]
 GRID = {"dataset": SETS, "seed": [0, 1, 2]}
 SMOKE = {"dataset": "weather", "rows": 150, "validated": 40, "evaluated": 80, "models": 6, "steps": 5}
 QUICK = {
-    "dataset": SETS, "rows": [300], "validated": [80], "evaluated": [200], "models": [16], "steps": [8], "trained": [150],
+    "dataset": SETS, "rows": [200], "validated": [80], "evaluated": [200], "models": [12], "steps": [8], "trained": [120],
 }  # fmt: skip
 NOISE_COLUMNS, INPUT_NOISE, DRIFT = 8, 0.3, 3.0
 COMPARABLE, COMPARABLE_NLL, FEWEST = 1.25, 0.5, 6

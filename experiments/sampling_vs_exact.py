@@ -39,7 +39,7 @@ from gp_response.response.control import controlled
 
 GRID = {"problem": ["linear", "gp", "bent", "network"], "seed": [0, 1]}
 SMOKE = {"problem": "linear", "steps": 60, "rows": 60}
-QUICK = {"problem": GRID["problem"], "steps": [1500], "repeats": [2], "draws": [40]}
+QUICK = {"problem": GRID["problem"], "steps": [800], "repeats": [2], "draws": [40]}
 WANTED, CHAINS, BATCH = 0.95, 8, 32
 LOCALISED = 50.0  # γ of the network, around where it is: without, it is far from linear and the twin is of no use
 PUBLISHED = (4, 200)  # chains and draws of the packages' defaults

@@ -48,8 +48,8 @@ GRID = {
 SMOKE = {"case": "solve", "dataset": "weather", "n": 1200, "repeats": 1, "sizes": [15], "rank": 60}
 ALONE = True
 QUICK = {
-    "case": ["solve", "response:elevators"] + [f"wall:{m}:{n}" for m in MOST for n in ROWS if n <= 4000],
-    "n": [4000], "repeats": [2], "predictions": [20],
+    "case": ["solve", "response:elevators"] + [f"wall:{m}:{n}" for m in MOST for n in ROWS if n <= 2000],
+    "n": [3000], "repeats": [2], "predictions": [20],
 }  # fmt: skip
 NAMES = {
     "ours": "certified CG (ours)", "cholesky32": "Cholesky, float32", "cholesky64": "Cholesky, float64",

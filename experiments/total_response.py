@@ -40,7 +40,7 @@ from gp_response.response.total.parameters import hyperparameters
 GRID = {"case": ["concrete 900", "airfoil 1300", "elevators 1000", "deep concrete 400"]}
 SMOKE = {"case": "concrete 120", "singles": 1, "groups": 1, "predictions": 5}
 QUICK = {
-    "case": ["concrete 300", "airfoil 300", "elevators 300", "deep concrete 150"], "singles": [3], "groups": [1],
+    "case": ["concrete 200", "airfoil 200", "elevators 200", "deep concrete 120"], "singles": [3], "groups": [1],
     "predictions": [10],
 }  # fmt: skip
 NEAR = 0.01

@@ -4,7 +4,8 @@ An experiment file has a docstring (claim, command, cost, expected numbers), `GR
 `main(**config) -> dict` (JSON-able) with annotated parameters that all have defaults, and, where the paper shows it,
 `report(results, figures) -> dict` (see `gp_response.report`). `QUICK`, a grid like GRID, is what minutes allow (without it: the
 smoke size), and `ALONE = True` says that its runs measure time or memory and share the machine with no other. Files of the
-folder whose names begin with an underscore are no experiments; an experiment may import them at its top (`from _nets import train`).
+folder whose names begin with an underscore are no experiments; an experiment may import them at its top
+(`from _nets import train`).
 """
 
 import importlib.util

@@ -35,7 +35,7 @@ def source_text(experiment: Experiment, records: Sequence[Mapping[str, Any]]) ->
     parts = []
     for (scale, machine, torch), count in sorted(kinds.items()):
         size = scale if scale == OTHER else f"{scale} size"
-        total = 0 if scale == OTHER else len(configs_at(experiment, scale))
+        total = 0 if scale == OTHER else len(configs_at(experiment, scale))  # type: ignore[arg-type]
         runs = f"{count} of {total} runs" if count <= total else f"{count} run{'s' if count != 1 else ''}"
         parts.append(f"{size}, {runs}; {escaped(machine)}; torch {torch}")
     return f"[{' / '.join(parts)}]"
