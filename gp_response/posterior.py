@@ -4,6 +4,7 @@ A `Probe` is a posterior looked at from a set of points. It holds the one solve 
 variance and the covariance to all training rows and to any other probe follow, each with a bound on its error.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
@@ -180,6 +181,11 @@ class Posterior(ABC):
         return len(self.data.train)
 
     @property
+    def together(self) -> int:
+        """Points that gain by being looked from together, at most."""
+        return sys.maxsize
+
+    @property
     def rows_left_out(self) -> Certified:
         """`left_out` of the training rows in float64, (n,)."""
         zero = torch.zeros(len(self.data.train), dtype=torch.float64, device=self.data.train.x.device)
@@ -267,7 +273,8 @@ class Posterior(ABC):
     def _step(self) -> int:
         """Points looked from at a time, so that their solves fit a quarter of the free memory."""
         x = self.data.train.x
-        return block_size(point_bytes(self.width, x), byte_budget(None, x.device), most=max(1, len(x)))
+        most = min(self.together, max(1, len(x)))
+        return block_size(point_bytes(self.width, x), byte_budget(None, x.device), most=most)
 
     def _probes(self, x: Any) -> Iterator[Probe]:
         return (self.probe(part) for part in self.points(x).split(self._step()))

@@ -83,4 +83,22 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-__all__ = ["commit", "machine", "peak_memory", "versions"]
+def resident_memory() -> int:
+    """Resident memory of this process now, in bytes; where the system does not say, the largest so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return peak_memory()
+    return pages * resource.getpagesize()
+
+
+def reset_peak_memory() -> bool:
+    """Let `peak_memory` begin again from what is resident now; False where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+__all__ = ["commit", "machine", "peak_memory", "reset_peak_memory", "resident_memory", "versions"]

@@ -6,6 +6,7 @@ training row has no more variance than its own observation leaves it, S_ii <= D_
 needed any more.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,10 +25,16 @@ class BracketProbe(NetworkProbe):
         super().__init__(posterior, look)
         self.bracket = posterior.factor.bracket
         self.coordinates: Coordinates = self.bracket.coordinates(self.gradients)
+
+    @cached_property
+    def variance(self) -> Certified:  # type: ignore[override]
         low, high = self.bracket.diagonal(self.coordinates)
-        rounding = 2.0 * posterior.eps * self.length.square() / posterior.floor
-        self.variance = Certified(0.5 * (low + high), 0.5 * (high - low) + rounding)
-        self.converged = self.variance.error <= posterior.solver.tolerance * self.variance.value
+        rounding = 2.0 * self.posterior.eps * self.length.square() / self.posterior.floor
+        return Certified(0.5 * (low + high), 0.5 * (high - low) + rounding)
+
+    @cached_property
+    def converged(self) -> Tensor:  # type: ignore[override]
+        return self.variance.error <= self.posterior.solver.tolerance * self.variance.value
 
     def to(self, other: Any) -> Certified:
         inner = self.gradients.T @ other.gradients

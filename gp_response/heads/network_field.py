@@ -22,13 +22,12 @@ from gp_response.heads.bracket_probe import BracketProbe
 from gp_response.heads.groups import Groups, groups_of, layers, masks
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
-from gp_response.heads.network_rows import AT_ONCE, COPIES, NetworkRows
+from gp_response.heads.network_rows import NetworkRows
 from gp_response.heads.network_system import NetworkSystem
 from gp_response.heads.prior_evidence import PriorChoice
 from gp_response.heads.tangent_kernel import TangentKernel
 from gp_response.heads.tangent_map import require_slopes
 from gp_response.kernels.look import Look
-from gp_response.linalg.blocks import block_size
 from gp_response.linalg.bracket import Coordinates
 from gp_response.linalg.system import ROUNDING
 from gp_response.posterior import Certified, Posterior
@@ -174,9 +173,9 @@ class NetworkField(Posterior):
         assert isinstance(self.factor, FactoredLanczos)
         basis = self.factor.bracket.basis
         every = torch.eye(basis.m, dtype=torch.float64, device=self.rows.x.device)
-        step = block_size(COPIES * 8 * basis.n, AT_ONCE, most=TANGENTS)
         dtype = self.model.tangent.network.dtype
-        low = [self.rows.spread(basis.lift(some.T, dtype)).flatten(0, 1).T for some in every.split(step)]
+        some = every.split(min(TANGENTS, self.rows.at_once))
+        low = [self.rows.spread(basis.lift(part.T, dtype)).flatten(0, 1).T for part in some]
         return Coordinates(torch.cat(low), self.rows.lengths.square())
 
     @property
@@ -219,7 +218,14 @@ class NetworkField(Posterior):
     @cached_property
     def origin_length(self) -> Tensor:
         """Length of the whitened parameters, 0-dim."""
-        return (self.model.root * self.model.tangent.network.origin.double()).norm()
+        network, root = self.model.tangent.network, self.model.root
+        roots = network.tree(root.expand(network.count))
+        return sum((roots[name] * part).square().sum() for name, part in network.parts.items()).sqrt()
+
+    @property
+    def together(self) -> int:
+        """Points that gain by being looked from together: long vectors of a basis share no product."""
+        return self.rows.at_once if isinstance(self.factor, FactoredLanczos) else super().together
 
     @property
     def width(self) -> int:

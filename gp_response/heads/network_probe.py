@@ -1,5 +1,6 @@
 """p readings of a linearised network: their gradients, and one solve each."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -7,24 +8,43 @@ from torch import Tensor
 
 from gp_response.kernels.look import Look
 from gp_response.posterior import Certified, Probe
+from gp_response.solvers import Solution
 
 
 class NetworkProbe(Probe):
-    """p readings of a linearised network: their whitened gradients and `z = B⁻¹ g`, (P, p) each."""
+    """p readings of a linearised network: their whitened gradients and, once it is asked for, `z = B⁻¹ g`, (P, p) each."""
 
     def __init__(self, posterior: Any, look: Look):
         self.posterior, self.look = posterior, look.double()
         self.gradients = posterior.gradients(self.look)
-        self.solution = posterior.factor.solve(self.gradients)
-        self.converged = self.solution.converged
-        self.length, self.reach = self.gradients.norm(dim=0), self.solution.value.norm(dim=0)
-        # Rounded gradients move the solution, too.
-        self.energy = posterior.energy(self.solution) + posterior.eps * self.length
-        self.mean = self._mean()
-        drop = (self.gradients * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
-        self.variance = Certified(drop.clamp_min(0.0), self._error(self).diagonal().clone())
+        self.length = self.gradients.norm(dim=0)
 
-    def _mean(self) -> Certified:
+    @cached_property
+    def solution(self) -> Solution:
+        return self.posterior.factor.solve(self.gradients)
+
+    @cached_property
+    def converged(self) -> Tensor:  # type: ignore[override]
+        return self.solution.converged
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """`‖z‖`, (p,)."""
+        return self.solution.value.norm(dim=0)
+
+    @cached_property
+    def energy(self) -> Tensor:
+        """Bound on `√(ρᵀB⁻¹ρ)` of every solve, (p,)."""
+        # Rounded gradients move the solution, too.
+        return self.posterior.energy(self.solution) + self.posterior.eps * self.length
+
+    @cached_property
+    def variance(self) -> Certified:  # type: ignore[override]
+        drop = (self.gradients * self.solution.value + self.solution.value * self.solution.left).sum(dim=0)
+        return Certified(drop.clamp_min(0.0), self._error(self).diagonal().clone())
+
+    @cached_property
+    def mean(self) -> Certified:  # type: ignore[override]
         posterior = self.posterior
         value = posterior.at_origin(self.look)
         # A network's output is rounded as if each of its parameters were.

@@ -12,7 +12,7 @@ from gp_response.linalg.blocks import block_size, byte_budget
 
 BATCH = 512  # rows swept together where nobody says
 COPIES = 4  # of the gradients of some rows while they are computed
-AT_ONCE = 2**28  # bytes of gradients that are worth computing together
+AT_ONCE, MOST = 2**28, 4096  # bytes and number of vectors that are worth computing together
 
 
 class NetworkRows:
@@ -34,8 +34,12 @@ class NetworkRows:
     def spread(self, directions: Tensor, rows: Tensor | None = None) -> Tensor:
         """`J v` at the rows asked for (all when None), (k, C, t) float64, for whitened v (P, t): one forward-mode sweep."""
         x = self.x if rows is None else self.x[rows]
-        inner = self.whiten(directions)
-        return torch.cat([self.tangent.push(some, inner).double() for some in x.split(self.batch)])
+        found = []
+        for some in directions.split(self.at_once, dim=1):
+            inner = torch.empty_like(some, dtype=self.tangent.network.dtype)
+            torch.div(some, self._roots(), out=inner)  # and rounded, without a vector between
+            found.append(torch.cat([self.tangent.push(part, inner).double() for part in x.split(self.batch)]))
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
     def at(self, directions: Tensor, which: Tensor) -> Tensor:
         """`J v` at the rows and outputs `which` (k,), counted row by row and output by output, (k, t)."""
@@ -57,9 +61,8 @@ class NetworkRows:
 
     def gradients(self, points: Tensor) -> Iterator[Tensor]:
         """Whitened gradients of readings at points, a block (b, P) of them at a time."""
-        room = min(AT_ONCE, byte_budget(None, points.device))
-        step = block_size(COPIES * 8 * self.tangent.count, room, most=self.batch)
-        return (self.tangent.gradient(some).double() / self.root for some in points.split(step))
+        step = min(self.at_once, self.batch)
+        return (self.tangent.gradient(some).double().div_(self.root) for some in points.split(step))
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -68,9 +71,17 @@ class NetworkRows:
         x = self.x if outputs is None else with_classes(self.x, outputs)
         return torch.cat([block.norm(dim=1) for block in self.gradients(x)])
 
+    @cached_property
+    def at_once(self) -> int:
+        """Vectors of P numbers that are worth computing together."""
+        return block_size(COPIES * 8 * self.tangent.count, min(AT_ONCE, byte_budget(None, self.x.device)), most=MOST)
+
     def whiten(self, v: Tensor) -> Tensor:
         """`Λ₀^-½ v` for v (P, t)."""
-        return v / (self.root if self.root.ndim == 0 else self.root[:, None])
+        return v / self._roots()
+
+    def _roots(self) -> Tensor:
+        return self.root if self.root.ndim == 0 else self.root[:, None]
 
 
 __all__ = ["NetworkRows"]

@@ -31,7 +31,7 @@ class NetworkSystem:
         self.curvature, self.floor, self.start = curvature, 1.0, start
         self.root = (root if root.ndim == 0 else root[:, None]).to(curvature.dtype)
         self.n, self.device, self.dtype = curvature.shape[0], curvature.device, curvature.dtype
-        self.shift = torch.ones(self.n, dtype=torch.float64, device=self.device)
+        self.shift = torch.ones((), dtype=torch.float64, device=self.device).expand(self.n)
         self.off = ROUNDING * torch.finfo(self.dtype).eps * (1.0 + size)
 
     def with_floor(self) -> "NetworkSystem":
@@ -56,8 +56,11 @@ class NetworkSystem:
 
     def within(self, v: Tensor) -> Tensor:
         """`(B - 1) v` for v (P, t), in the dtype of v."""
-        # In the network's own precision throughout: a float32 network's vectors are long.
-        return (self.curvature.matmat(v.to(self.dtype) / self.root) / self.root).to(v)
+        # In the network's own precision throughout, and in place: a float32 network's vectors are long.
+        inner = v.to(self.dtype)
+        if self.root.ndim:
+            return self.curvature.matmat(inner / self.root).div_(self.root).to(v)
+        return self.curvature.matmat(inner).div_(self.root).div_(self.root).to(v)
 
     def product(self, v: Tensor) -> Tensor:
         return v + self.within(v)

@@ -84,15 +84,21 @@ class TangentMap:
 
     def moved(self, x: Tensor, direction: Tensor) -> Tensor:
         """`J(x) v` of each reading, (p,), for v (P,): differentiable in x and v, also in forward mode."""
-        return slope(lambda theta: self._at(theta, x), self.network.origin, direction.to(self.network.origin))
+        return slope(
+            lambda theta: self._at(theta, x), self.network.origin, direction.to(self.network.device, self.network.dtype)
+        )
 
     def push(self, x: Tensor, directions: Tensor) -> Tensor:
         """`J v` of all outputs at rows x (n, d) for v (P, t), (n, C, t), by one forward-mode sweep."""
-        return self.network.push(self.inputs.of(x.to(self.network.dtype)), directions.to(self.network.origin))
+        return self.network.push(
+            self.inputs.of(x.to(self.network.dtype)), directions.to(self.network.device, self.network.dtype)
+        )
 
     def pull(self, x: Tensor, forces: Tensor) -> Tensor:
         """`Jᵀ u` for u (n, C, t) on all outputs at rows x (n, d), (P, t), by reverse mode."""
-        return self.network.pull(self.inputs.of(x.to(self.network.dtype)), forces.to(self.network.origin))
+        return self.network.pull(
+            self.inputs.of(x.to(self.network.dtype)), forces.to(self.network.device, self.network.dtype)
+        )
 
     def _at(self, theta: Tensor, x: Tensor) -> Tensor:
         x = x.to(self.network.dtype)

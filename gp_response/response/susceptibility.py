@@ -161,7 +161,7 @@ class FirstOrder:
 
     def _points_within(self, room: int) -> int:
         each = point_bytes(self.posterior.width, self.like, columns=self.motion.width)
-        return block_size(each, room, most=len(self.look))
+        return block_size(each, room, most=min(len(self.look), self.posterior.together))
 
     def _rows_within(self, room: int) -> int:
         """Observables in a block: one batch of points when each has its own; what half the budget holds otherwise, so
