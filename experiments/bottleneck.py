@@ -33,13 +33,13 @@ from gp_response.report import number
 GRID = {"seed": [0, 1, 2]}
 SMOKE = {"data": "digits", "rows": 40, "tests": 6, "steps": 30, "rate": 1e-3}
 QUICK = {"data": ["digits"], "rows": [80], "tests": [8], "steps": [100], "rate": [1e-3]}
-BYTES = 2**29  # of gradients kept at a time
+TOGETHER = 4  # rows differentiated at once
 
 
 def main(
     data: str = "movie",
-    rows: int = 256,
-    tests: int = 32,
+    rows: int = 192,
+    tests: int = 24,
     steps: int = 64,
     rate: float = 2e-5,
     refits: int = 3,
@@ -70,19 +70,9 @@ def main(
 
 
 def tangent_kernel(net: Rater, prefix: str, x: Tensor) -> Tensor:
-    """`J_l J_lᵀ` of one layer among all rows, (n, n) float64, from gradients of a few rows at a time."""
-    part = Network(net, prefix)
-    step = max(1, min(len(x), BYTES // (4 * part.count)))
-    blocks = list(range(0, len(x), step))
-    kernel = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for place, low in enumerate(blocks):
-        one = gradients(part, x[low : low + step])
-        for high in blocks[place:]:
-            other = one if high == low else gradients(part, x[high : high + step])
-            product = (one @ other.T).double()
-            kernel[low : low + step, high : high + step] = product
-            kernel[high : high + step, low : low + step] = product.T
-    return kernel
+    """`J_l J_lᵀ` of one layer among all rows, (n, n) float64, from their gradients, n P_l numbers at once."""
+    rows = gradients(Network(net, prefix), x)
+    return (rows @ rows.T).double()
 
 
 def gradients(part: Network, x: Tensor) -> Tensor:
@@ -91,8 +81,11 @@ def gradients(part: Network, x: Tensor) -> Tensor:
     def one(weights: dict[str, Tensor], row: Tensor) -> Tensor:
         return part.at(weights, row[None])[0, 0]
 
-    found = vmap(grad(one), (None, 0), chunk_size=8)(part.tree(part.origin), x)
-    return torch.cat([found[name].flatten(1) for name in part.names], dim=1)
+    found = torch.empty(len(x), part.count)
+    for some, into in zip(x.split(TOGETHER), found.split(TOGETHER), strict=True):
+        each = vmap(grad(one), (None, 0))(part.parts, some)
+        torch.cat([each[name].flatten(1) for name in part.names], dim=1, out=into)
+    return found
 
 
 def moved(net: Rater, start: Rater, x: Tensor) -> Tensor:
