@@ -7,6 +7,7 @@ import torch
 from networks import covariance, mlp
 
 import gp_response as gr
+from gp_response.heads import network_rows
 from gp_response.testing import example_data
 
 DATA = example_data(n=120)
@@ -51,6 +52,26 @@ def test_intervals_cover_the_dense_truth_at_every_rank(name, storage):
             count += exact.numel()
         assert bool((probe.variance.value - probe.variance.error >= -rounding).all())
     assert count == 6 * (4 * 120 + 16 + 4)
+
+
+def test_answers_do_not_depend_on_how_many_vectors_are_computed_together(monkeypatch):
+    solver = gr.Lanczos(rank=24, block=1)
+    together = gr.susceptibility(posterior("deep", solver), gr.value(X), gr.reweight())
+    monkeypatch.setattr(network_rows, "AT_ONCE", 1)
+    alone = posterior("deep", solver)
+    assert alone.together == alone._step() == 1
+    one_by_one = gr.susceptibility(alone, gr.value(X), gr.reweight())
+    torch.testing.assert_close(one_by_one.matrix, together.matrix, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one_by_one.error, together.error, rtol=1e-6, atol=1e-12)
+
+
+def test_an_interval_is_had_without_a_solve():
+    """Vectors of P numbers that are not asked for are not made."""
+    found = posterior("deep", gr.Lanczos(rank=24, block=1))
+    probe = found.probe(X)
+    answers = [probe.to_train(), probe.mean, probe.variance, probe.to(probe)]
+    assert all(bool(answer.error.isfinite().all()) for answer in answers) and "solution" not in vars(probe)
+    assert probe.solution.value.shape == (found.model.tangent.count, len(X))
 
 
 def test_intervals_shrink_with_the_rank_and_are_flagged_until_they_do():
