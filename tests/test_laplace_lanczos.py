@@ -70,7 +70,8 @@ def test_an_interval_is_had_without_a_solve():
     found = posterior("deep", gr.Lanczos(rank=24, block=1))
     probe = found.probe(X)
     answers = [probe.to_train(), probe.mean, probe.variance, probe.to(probe)]
-    assert all(bool(answer.error.isfinite().all()) for answer in answers) and "solution" not in vars(probe)
+    assert all(bool(answer.error.isfinite().all()) for answer in answers)
+    assert "solution" not in vars(probe)
     assert probe.solution.value.shape == (found.model.tangent.count, len(X))
 
 
