@@ -460,7 +460,10 @@ Cells = dict[str, list[float]]  # correlations of the seeds of each set
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Mean correlations, a star where the bootstrap's 95 % leave out zero; the figures of RMSE."""
-    whole = [r for r in results if r["config"]["models"] is None] or results
+    asked = [[r for r in results if r["config"]["models"] == models] for models in (None, QUICK["models"][0])]
+    whole = asked[0] or asked[1]
+    if not whole:
+        return {}
     order = {name: i for i, name in enumerate(SETS)}
     full = [r["result"] for r in sorted(whole, key=lambda r: (order[r["config"]["dataset"]], r["config"]["seed"]))]
     found = {among: [(f["dataset"], correlations(f["models"], among)) for f in full] for among in AMONG}
