@@ -8,6 +8,7 @@ import math
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,9 @@ class Report:
 
 
 def write_report(
-    folder: Path | str, results_folder: Path | str | Sequence[Path], out: Path | str, *, tex: Path | None = None
-) -> Report:
+    folder: Path | str, results_folder: Path | str | Sequence[Path], out: Path | str, *, tex: Path | None = None,
+    lenient: bool = False,
+) -> Report:  # fmt: skip
     """Draw the figures of every experiment in `folder` with results into `out`/figures and write `out`/variables.tex.
 
     Args:
@@ -58,6 +60,7 @@ def write_report(
         out: gets figures/ and variables.tex. Figures that were there and are not drawn any more are removed.
         tex: the paper, `out`/main.tex by default. With it variables.tex has what it uses and nothing else, where each
             experiment's results come from included, and missing numbers are "not run".
+        lenient: an experiment whose report cannot do with the results it has (some runs failed) is warned of and left out.
 
     Raises:
         InputError: no experiment has a result; a name is not letters in camel case or is used twice.
@@ -76,7 +79,14 @@ def write_report(
             found[experiment.name] = experiment, records
             if experiment.report is None or not records:
                 continue
-            for name, text in experiment.report(records, Path(drawn)).items():
+            try:
+                made = experiment.report(records, Path(drawn))
+            except Exception as error:
+                if not lenient:
+                    raise
+                warnings.warn(f"no report of {experiment.name}: {type(error).__name__}: {error}", stacklevel=2)
+                made = {}
+            for name, text in made.items():
                 variables[name] = _checked(name, text, experiment, owner)
         if not variables:
             where = " and ".join(map(str, folders))
