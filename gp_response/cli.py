@@ -1,4 +1,4 @@
-"""The command line: gp-response run | sweep | table | plot | list | respond | report."""
+"""The command line: gp-response run | sweep | ablations | table | plot | list | respond | report."""
 
 import contextlib
 import io
@@ -29,9 +29,8 @@ from gp_response.files import write_atomically
 from gp_response.report import write_report
 from gp_response.respond import respond, show, write_answer
 from gp_response.sweep import read_result, run, sweep
+from gp_response.sweep.ablate import SMOKE_RESULTS, Ablations
 from gp_response.sweep.commands import RESULTS, Plot, Sweep, Table
-
-SMOKE_RESULTS = Path("paper", "build", "smoke", "results")
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ class Report:
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,
     "sweep": Sweep,
+    "ablations": Ablations,
     "table": Table,
     "plot": Plot,
     "list": List,
