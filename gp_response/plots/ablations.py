@@ -48,6 +48,38 @@ def ablation_curves(
     return figure
 
 
+class Panel(NamedTuple):
+    """Means along one choice: its title and the name of what is measured; `log` as for `ablation_curves`."""
+
+    title: str
+    ylabel: str
+    means: Sequence[Mean]
+    log: str = ""
+
+
+def ablation_panels(panels: Sequence[Panel], *, across: int = 5) -> Figure:
+    """One small panel a choice, each with axes of its own, row by row."""
+    if not panels or not all(panel.means for panel in panels):
+        raise InputError("a panel without means; give at least one panel, and each at least one mean")
+    down = -(-len(panels) // across)
+    with house_style():
+        figure = Figure(figsize=(PAGE, 1.75 * down), layout="constrained")
+        places = figure.subplots(down, min(across, len(panels)), squeeze=False).ravel()
+        for axes, panel in zip(places, panels, strict=False):
+            numeric = all(isinstance(mean.x, int | float) for mean in panel.means)
+            labels = None if numeric else [str(mean.x) for mean in panel.means]
+            _line(axes, panel.title, panel.means, 0, labels, 1)
+            axes.set(title=literal(panel.title))
+            axes.set_ylabel(literal(panel.ylabel), fontsize=7.0)
+            axes.tick_params(labelsize=6.0)
+            _axes(axes, None, panel.log if numeric else panel.log.replace("x", ""))
+            if labels is not None:
+                axes.set_xticks(range(len(labels)), [literal(label) for label in labels], rotation=90)
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
+    return figure
+
+
 def _line(axes: Axes, name: str, means: Sequence[Mean], k: int, labels: list[str] | None, count: int) -> Any:
     """Lines over names stand a little apart from each other, so that their bars can be told apart."""
     shift = 0.0 if labels is None or count == 1 else 0.3 * (k / (count - 1) - 0.5)
@@ -74,4 +106,4 @@ def _axes(axes: Axes, labels: list[str] | None, logarithmic: str) -> None:
             log_axis(axes, which)
 
 
-__all__ = ["Mean", "ablation_curves"]
+__all__ = ["Mean", "Panel", "ablation_curves", "ablation_panels"]

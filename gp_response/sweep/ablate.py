@@ -10,12 +10,11 @@ from gp_response.errors import GPResponseError, InputError, unknown_name
 from gp_response.experiment import Experiment, load_experiment, project
 from gp_response.sweep.ablation import Ablation, ablations
 from gp_response.sweep.commands import RESULTS
-from gp_response.sweep.compare import means
 from gp_response.sweep.drive import How, conduct
 from gp_response.sweep.engines import Resources
 from gp_response.sweep.records import results
 from gp_response.sweep.run import run
-from gp_response.sweep.show import as_text, lay_out
+from gp_response.sweep.show import Grid, as_text
 
 SMOKE_RESULTS = Path("paper", "build", "smoke", "results")
 FOLDER = "ablations"
@@ -31,6 +30,8 @@ class Ablations:
     """the small sizes that take seconds, in this process"""
     check: bool = False
     """run nothing; check the results that are there"""
+    force: bool = False
+    """run also what has a result"""
     workers: int | None = None
     """runs at a time [as many as fit on the cores at so many --threads]"""
     threads: int | None = None
@@ -66,9 +67,10 @@ class Ablations:
             configs = [c for a in chosen if a.experiment == name for c in a.configs(experiment, smoke=self.smoke)]
             if self.smoke:
                 for config in configs:
-                    run(experiment, config, folder)
+                    run(experiment, config, folder, force=self.force)
                 continue
-            outcome = conduct(experiment, configs, folder, How("local", Resources(self.workers, self.threads)))
+            how = How("local", Resources(self.workers, self.threads))
+            outcome = conduct(experiment, configs, folder, how, force=self.force)
             if outcome.failures:
                 first = outcome.failures[0]
                 what = f"{first['config']}: {first['error']}: {first['message']}"
@@ -77,8 +79,11 @@ class Ablations:
     def _told(self, ablation: Ablation, experiment: Experiment, folder: Path) -> list[str]:
         """Print table and verdicts; what does not hold."""
         table = ablation.table(results(folder, ablation.experiment), experiment, smoke=self.smoke)
-        summary = means(table, list(dict.fromkeys(ablation.columns.values())), by=list(ablation.axis))
-        print(f"\n{ablation.title}: {ablation.question}\n{as_text(lay_out(summary, ablation.axis, None, best='none'))}")
+        columns = {heading: ablation.means(table, value) for heading, value in ablation.columns.items()}
+        rows = list(dict.fromkeys(label for cells in columns.values() for label in cells))
+        cells = {((row,), heading): found[row] for heading, found in columns.items() for row in rows}
+        shown = as_text(Grid((" ".join(ablation.axis),), [(row,) for row in rows], list(columns), cells))
+        print(f"\n{ablation.title}: {ablation.question}\n{shown}")
         verdicts = ablation.judged(table, smoke=self.smoke)
         for verdict in verdicts:
             print(f"{'holds' if verdict.holds else 'FAILS'}: {verdict.claim}: {verdict.found}")

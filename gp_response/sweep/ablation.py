@@ -19,8 +19,11 @@ import pandas as pd
 
 from gp_response.errors import InputError, unknown_name
 from gp_response.experiment import Experiment
+from gp_response.sweep.compare import means
 from gp_response.sweep.expected import Verdict, judged
 from gp_response.sweep.frame import table_of
+from gp_response.sweep.records import config_hash
+from gp_response.sweep.show import Cell
 from gp_response.sweep.spec import Spec, read_spec
 
 ABOUT = ("title", "question", "cost", "axis", "columns", "figure", "smoke", "laws", "expected", "numbers")
@@ -53,16 +56,31 @@ class Ablation:
     ) -> pd.DataFrame:
         """Its runs among the records of its experiment, as `frame` has them. Raises InputError where one is missing."""
         configs = self.configs(experiment, smoke=smoke)
-        own = [record for record in records if record["config"] in configs]
+        done = {config_hash(record["config"]): record for record in records}
+        own = [done[name] for name in map(config_hash, configs) if name in done]
         if len(own) < len(configs):
             size = " --smoke" if smoke else ""
             what = f"{len(configs) - len(own)} of {len(configs)} runs of ablation {self.name} have no result"
             raise InputError(f"{what}; run gp-response ablations {self.name}{size}")
         return table_of(own)
 
+    def means(self, table: pd.DataFrame, value: str) -> dict[str, Cell]:
+        """Mean and interval of a number by the label of its row, in the order of the file."""
+        summary = means(table, [value], by=list(self.axis))
+        labels = [" ".join(map(_text, row)) for row in zip(*(summary[name] for name in self.axis), strict=True)]
+        numbers = zip(summary["mean"], summary["half"], summary["runs"], strict=True)
+        found = {label: Cell(*row) for label, row in zip(labels, numbers, strict=True)}
+        order = [" ".join(map(_text, row)) for row in zip(*(table[name] for name in self.axis), strict=True)]
+        return {label: found[label] for label in dict.fromkeys(order)}
+
     def judged(self, table: pd.DataFrame, *, smoke: bool = False) -> list[Verdict]:
         """Its laws and, at full size, what else is expected, against its runs."""
         return judged([*self.laws, *([] if smoke else self.expected)], table)
+
+
+def _text(value: Any) -> str:
+    """A value of a parameter as a label; a list of one as what is in it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).strip("[]")
 
 
 def read_ablation(path: Path) -> Ablation:
