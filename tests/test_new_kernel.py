@@ -1,4 +1,4 @@
-"""The tutorial's kernel, added to a copy of the package as the tutorial says, is under laws, in sweeps and in the ablation table."""
+"""The tutorial's kernel, added to a copy of the package as it says, is under the laws, in sweeps and in the ablation table."""
 
 import os
 import re

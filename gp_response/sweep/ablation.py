@@ -52,13 +52,21 @@ class Ablation:
         return (self.smoke if smoke else self.spec).configs(experiment)
 
     def table(
-        self, records: Sequence[Mapping[str, Any]], experiment: Experiment, *, smoke: bool = False
+        self,
+        records: Sequence[Mapping[str, Any]],
+        experiment: Experiment,
+        *,
+        smoke: bool = False,
+        whole: bool = True,
     ) -> pd.DataFrame:
-        """Its runs among the records of its experiment, as `frame` has them. Raises InputError where one is missing."""
+        """Its runs among the records of its experiment, as `frame` has them.
+
+        Raises InputError where one is missing, or (whole=False) all are.
+        """
         configs = self.configs(experiment, smoke=smoke)
         done = {config_hash(record["config"]): record for record in records}
         own = [done[name] for name in map(config_hash, configs) if name in done]
-        if len(own) < len(configs):
+        if len(own) < len(configs) and (whole or not own):
             size = " --smoke" if smoke else ""
             what = f"{len(configs) - len(own)} of {len(configs)} runs of ablation {self.name} have no result"
             raise InputError(f"{what}; run gp-response ablations {self.name}{size}")

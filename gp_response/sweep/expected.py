@@ -54,7 +54,7 @@ def check(expectation: Mapping[str, Any], table: pd.DataFrame) -> Verdict:
         holds = all(math.isfinite(number) and _meets(test, number, limit, expectation) for number in numbers)
         low, high = min(numbers), max(numbers)
         found = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        found += f" (there {limit:.4g})" if isinstance(expectation[test], Mapping) else ""
+        found += f" (limit {limit:.4g})" if isinstance(expectation[test], Mapping) else ""
     return Verdict(holds, _words(expectation), found)
 
 
