@@ -15,9 +15,17 @@ from gp_response.sweep.expected import check, mean_of
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "experiments" / "ablations"
 AXES = {
-    "kernel": "kernel", "features": "features", "inducing points": "inducing", "Lanczos rank": "ranks",
-    "preconditioner rank": "rank", "tolerance": "tolerance", "precision": "dtype", "likelihood": "likelihood", "noise": "noise", "rows": "n",
-}  # fmt: skip
+    "kernel": "kernel",
+    "features": "features",
+    "inducing points": "inducing",
+    "Lanczos rank": "ranks",
+    "preconditioner rank": "rank",
+    "tolerance": "tolerance",
+    "precision": "dtype",
+    "likelihood": "likelihood",
+    "noise": "noise",
+    "rows": "n",
+}
 SOURCE = '''
 """Powers fall."""
 from typing import Literal

@@ -80,9 +80,9 @@ class Ablations:
         """Print table and verdicts; what does not hold."""
         table = ablation.table(results(folder, ablation.experiment), experiment, smoke=self.smoke)
         columns = {heading: ablation.means(table, value) for heading, value in ablation.columns.items()}
-        rows = list(dict.fromkeys(label for cells in columns.values() for label in cells))
-        cells = {((row,), heading): found[row] for heading, found in columns.items() for row in rows}
-        shown = as_text(Grid((" ".join(ablation.axis),), [(row,) for row in rows], list(columns), cells))
+        rows: list[tuple[str, ...]] = [(label,) for label in next(iter(columns.values()))]
+        cells = {(row, heading): found[row[0]] for heading, found in columns.items() for row in rows}
+        shown = as_text(Grid((" ".join(ablation.axis),), rows, list(columns), cells))
         print(f"\n{ablation.title}: {ablation.question}\n{shown}")
         verdicts = ablation.judged(table, smoke=self.smoke)
         for verdict in verdicts:

@@ -102,7 +102,8 @@ def _spread(cell: Cell) -> str:
 def _number(value: float, digits: int = 3) -> str:
     if not math.isfinite(value):
         return "---"
-    return rf"\num{{{value}}}" if isinstance(value, int) else rf"\num{{{value:.{digits}g}}}"
+    whole = isinstance(value, int) or 100.0 <= abs(value) < 1e5
+    return rf"\num{{{value:.0f}}}" if whole else rf"\num{{{value:.{digits}g}}}"
 
 
 def _panel(ablation: Ablation, table: pd.DataFrame) -> Panel:
