@@ -221,8 +221,8 @@ def test_all_is_every_value_of_a_literal_only(folder):
         Spec({"x": "all"}).configs(powers)
 
 
-def test_a_panel_without_means_is_refused():
-    with pytest.raises(InputError, match="panel without means"):
+def test_a_panel_without_runs_is_refused():
+    with pytest.raises(InputError, match="panel without runs"):
         plots.ablation_panels([plots.Panel("a", "b", [])])
 
 

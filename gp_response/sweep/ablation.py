@@ -72,14 +72,16 @@ class Ablation:
             raise InputError(f"{what}; run gp-response ablations {self.name}{size}")
         return table_of(own)
 
+    def labels(self, table: pd.DataFrame) -> list[str]:
+        """The label of each run."""
+        return [" ".join(map(_text, row)) for row in zip(*(table[name] for name in self.axis), strict=True)]
+
     def means(self, table: pd.DataFrame, value: str) -> dict[str, Cell]:
-        """Mean and interval of a number by the label of its row, in the order of the file."""
+        """Mean and interval of a number by label, in the order of the file."""
         summary = means(table, [value], by=list(self.axis))
-        labels = [" ".join(map(_text, row)) for row in zip(*(summary[name] for name in self.axis), strict=True)]
         numbers = zip(summary["mean"], summary["half"], summary["runs"], strict=True)
-        found = {label: Cell(*row) for label, row in zip(labels, numbers, strict=True)}
-        order = [" ".join(map(_text, row)) for row in zip(*(table[name] for name in self.axis), strict=True)]
-        return {label: found[label] for label in dict.fromkeys(order)}
+        found = {label: Cell(*row) for label, row in zip(self.labels(summary), numbers, strict=True)}
+        return {label: found[label] for label in dict.fromkeys(self.labels(table))}
 
     def judged(self, table: pd.DataFrame, *, smoke: bool = False) -> list[Verdict]:
         """Its laws and, at full size, what else is expected, against its runs."""

@@ -10,9 +10,10 @@ import pandas as pd
 
 from gp_response.errors import InputError
 from gp_response.experiment import load_experiment
-from gp_response.plots import Mean, Panel, ablation_panels, save
+from gp_response.plots import Panel, ablation_panels, save
 from gp_response.sweep.ablation import Ablation, ablations
 from gp_response.sweep.expected import check, mean_of
+from gp_response.sweep.frame import column
 from gp_response.sweep.records import results
 from gp_response.sweep.show import Cell, escaped
 
@@ -73,7 +74,7 @@ def _numbers(ablation: Ablation, table: pd.DataFrame) -> dict[str, str]:
     found = {}
     for key, what in ablation.numbers.items():
         with contextlib.suppress(InputError):
-            found[f"Ablation{ablation.name.capitalize()}{key}"] = _number(mean_of(what, table), 2)
+            found[f"Ablation{ablation.name.capitalize()}{key}"] = _number(mean_of(what, table))
     return found
 
 
@@ -107,14 +108,16 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _panel(ablation: Ablation, table: pd.DataFrame) -> Panel:
-    found, means = ablation.means(table, ablation.figure["value"]), []
-    for label, cell in found.items():
-        try:
-            place: float | str = float(label)
-        except ValueError:
-            place = label
-        means.append(Mean(place, cell.mean, cell.half))
-    return Panel(ablation.title, ablation.figure["label"], means, ablation.figure.get("log", ""))
+    numbers = column(table, ablation.figure["value"]).astype(float)
+    runs = [(_place(label), number) for label, number in zip(ablation.labels(table), numbers, strict=True)]
+    return Panel(ablation.title, ablation.figure["label"], runs, ablation.figure.get("log", ""))
+
+
+def _place(label: str) -> float | str:
+    try:
+        return float(label)
+    except ValueError:
+        return label
 
 
 def _halves(parts: list[list[str]]) -> tuple[list[str], list[str]]:
