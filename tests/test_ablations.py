@@ -203,7 +203,7 @@ def test_the_report_takes_full_size_before_smoke_size(folder):
         assert variables["AblationRuns"] == rf"\num{{{2 if smoke else 12}}}"
         assert variables["AblationHeld"] == variables["AblationClaims"]
     assert variables["AblationPowerLargest"] == r"\num{18}"
-    assert r"plain 2 & \num{4.001(6)} &  &  &  &  \\" in lines
+    assert r"plain 2 & \num{4.0005(64)} &  &  &  &  \\" in lines
     assert (folder / "figures" / "ablations.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -96,7 +96,7 @@ def _spread(cell: Cell) -> str:
     """Mean with half its interval in units of the last digit, in parentheses."""
     if not math.isfinite(cell.mean) or not math.isfinite(cell.half) or cell.half <= 0.0:
         return _number(cell.mean)
-    digits = max(0, -math.floor(math.log10(cell.half)))
+    digits = max(0, 1 - math.floor(math.log10(cell.half)))
     return rf"\num{{{cell.mean:.{digits}f}({round(cell.half * 10**digits)})}}"
 
 
