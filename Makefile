@@ -58,6 +58,8 @@ reproduce-plan: $(STAMP)  ## what both would run, what is done, and what is left
 reproduce-smoke: $(STAMP)  ## run every experiment at its smoke size, and their figures, into paper/build/smoke
 	$(say) "every experiment at its smoke size"
 	$(BIN)/gp-response run all --smoke --force --results paper/build/smoke/results
+	$(say) "every ablation at its smoke size, and what each expects there"
+	$(BIN)/gp-response ablations --smoke --force --results paper/build/smoke/results
 	$(say) "figures and numbers from these results"
 	$(BIN)/gp-response report --results paper/build/smoke/results --out paper/build/smoke
 

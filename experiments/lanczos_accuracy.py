@@ -64,7 +64,7 @@ def main(
         })  # fmt: skip
     return {
         "case": case, "rows": len(data.train), "parameters": count, "largest_eigenvalue": float(values[-1]),
-        "test_rmse": float((exact.mean(data.test.x) - data.test.y).square().mean().sqrt()), "ranks": table,
+        "test_rmse": float((exact.mean(data.test.x) - data.test.y).square().mean().sqrt()), "ranks": table, "last": table[-1],
     }  # fmt: skip
 
 

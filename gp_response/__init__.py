@@ -277,3 +277,7 @@ __all__ = [
     "variance",
     "waic",
 ]
+
+# A kernel that is added to `gp_response.kernels` is a name here, too.
+globals().update(kernels.families())
+__all__ += [name for name in kernels.families() if name not in __all__]

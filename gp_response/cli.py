@@ -1,4 +1,4 @@
-"""The command line: gp-response run | reproduce | sweep | table | plot | list | respond | report."""
+"""The command line: gp-response run | reproduce | sweep | ablations | table | plot | list | respond | report."""
 
 import contextlib
 import io
@@ -31,6 +31,7 @@ from gp_response.reproduce import print_report, reproduce
 from gp_response.respond import respond, show, write_answer
 from gp_response.scales import Scale, scale_folder
 from gp_response.sweep import read_result, run, sweep
+from gp_response.sweep.ablate import SMOKE_RESULTS, Ablations
 from gp_response.sweep.commands import RESULTS, Plot, Sweep, Table
 
 
@@ -153,6 +154,7 @@ class Report:
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,
     "sweep": Sweep,
+    "ablations": Ablations,
     "table": Table,
     "plot": Plot,
     "reproduce": Reproduce,

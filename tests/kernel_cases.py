@@ -17,6 +17,7 @@ from gp_response.kernels import (
     Polynomial,
     RationalQuadratic,
     Scale,
+    families,
 )
 from gp_response.kernels.symmetric import SymmetricBlocks
 
@@ -42,6 +43,7 @@ KERNELS = {
     "Foreign": lambda: Foreign(gpytorch.kernels.RQKernel()),
     "nest": lambda: (2.0 * RBF() * RationalQuadratic() + gpytorch.kernels.LinearKernel()).on(MLP(3, [4, 3])),
 }
+KERNELS |= {name: kind for name, kind in families().items() if kind not in [type(make()) for make in KERNELS.values()]}
 SMOOTH = ["RBF ard", "Matern32", "Matern52", "RationalQuadratic", "Periodic", "ArcCosine 1", "ArcCosine 2", "Product"]
 
 

@@ -35,7 +35,7 @@ def bowl(tmp_path):
     ("word", "expected"),
     [
         ("kernel=rbf,matern32", ("rbf", "matern32")),
-        ("rank=16,64,16", (16, 64)),
+        ("rank=16,64,16", (16, 64, 16)),  # a zip may repeat values; a grid takes each once
         ("seed=0..4", (0, 1, 2, 3, 4)),
         ("seed=0..2,7", (0, 1, 2, 7)),
         ("seed=-1..1", (-1, 0, 1)),

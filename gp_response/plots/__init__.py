@@ -1,6 +1,6 @@
 """Arrays in, figures out. Figures are made without pyplot, so nothing here needs a display or leaves a trace."""
 
-from gp_response.plots.ablations import Mean, ablation_curves
+from gp_response.plots.ablations import Mean, Panel, ablation_curves, ablation_panels
 from gp_response.plots.canvas import COLUMN, PAGE, save
 from gp_response.plots.gaps import closed_vs_refit, gap_curves, histogram_of_gaps
 from gp_response.plots.layers import layer_bars
@@ -15,7 +15,9 @@ __all__ = [
     "COLUMN",
     "PAGE",
     "Mean",
+    "Panel",
     "ablation_curves",
+    "ablation_panels",
     "closed_vs_refit",
     "coloured_components",
     "gap_curves",

@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gp_response.errors import InputError
-from gp_response.plots.canvas import COLOURS, COLUMN, MARKS, PAGE, Axes, Figure, finite, house_style, literal, log_axis
+from gp_response.plots.canvas import (
+    COLOURS,
+    COLUMN,
+    MARKS,
+    PAGE,
+    Axes,
+    Figure,
+    LogLocator,
+    finite,
+    house_style,
+    literal,
+    log_axis,
+)
 
 
 class Mean(NamedTuple):
@@ -48,6 +60,52 @@ def ablation_curves(
     return figure
 
 
+class Panel(NamedTuple):
+    """Runs along one choice: title, name of what is measured, (place, number) of each run; `log` as for `ablation_curves`."""
+
+    title: str
+    ylabel: str
+    runs: Sequence[tuple[float | str, float]]
+    log: str = ""
+
+
+def ablation_panels(panels: Sequence[Panel], *, across: int = 5) -> Figure:
+    """One small panel a choice with axes of its own, row by row: a dot a run, a line through the means."""
+    if not panels or not all(panel.runs for panel in panels):
+        raise InputError("a panel without runs; give at least one panel, and each at least one run")
+    down = -(-len(panels) // across)
+    with house_style():
+        figure = Figure(figsize=(PAGE, 1.8 * down), layout="constrained")
+        places = figure.subplots(down, min(across, len(panels)), squeeze=False).ravel()
+        for axes, panel in zip(places, panels, strict=False):
+            _panel(axes, panel)
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
+    return figure
+
+
+def _panel(axes: Axes, panel: Panel) -> None:
+    groups: dict[float | str, list[float]] = {}
+    for place, number in panel.runs:
+        groups.setdefault(place, []).append(number)
+    names = None if all(isinstance(place, int | float) for place in groups) else list(map(str, groups))
+    at = [float(place) for place in groups] if names is None else [float(k) for k in range(len(groups))]
+    for x, numbers in zip(at, groups.values(), strict=True):
+        axes.plot([x] * len(numbers), finite(panel.title, numbers), "o", ms=2.5, mew=0.0, alpha=0.5, color=COLOURS[1])
+    means = [sum(numbers) / len(numbers) for numbers in groups.values()]
+    axes.plot(at, means, "o-" if names is None else "_", ms=2.5 if names is None else 7.0, color=COLOURS[0])
+    axes.set_title(literal(panel.title), fontsize=7.5)
+    axes.set_ylabel(literal(panel.ylabel), fontsize=7.0)
+    axes.tick_params(labelsize=6.0)
+    for which in panel.log:
+        if which == "y" or names is None:
+            log_axis(axes, which)
+            axis = axes.xaxis if which == "x" else axes.yaxis
+            axis.set_major_locator(LogLocator(numticks=3 if which == "x" else 4))
+    if names is not None:
+        axes.set_xticks(at, [literal(name) for name in names], rotation=90)
+
+
 def _line(axes: Axes, name: str, means: Sequence[Mean], k: int, labels: list[str] | None, count: int) -> Any:
     """Lines over names stand a little apart from each other, so that their bars can be told apart."""
     shift = 0.0 if labels is None or count == 1 else 0.3 * (k / (count - 1) - 0.5)
@@ -74,4 +132,4 @@ def _axes(axes: Axes, labels: list[str] | None, logarithmic: str) -> None:
             log_axis(axes, which)
 
 
-__all__ = ["Mean", "ablation_curves"]
+__all__ = ["Mean", "Panel", "ablation_curves", "ablation_panels"]

@@ -14,6 +14,7 @@ from gp_response.errors import GPResponseError, InputError, unknown_name
 from gp_response.experiment import load_experiment, project
 from gp_response.files import write_atomically
 from gp_response.plots import save
+from gp_response.sweep.ablation import ABOUT
 from gp_response.sweep.compare import differences, grouping, means
 from gp_response.sweep.draw import draw
 from gp_response.sweep.drive import How, Outcome, conduct
@@ -93,6 +94,7 @@ class Sweep:
         rest: dict[str, Any] = {}
         if Path(self.experiment).suffix:
             name, spec, rest = read_spec(self.experiment)
+            rest = {key: value for key, value in rest.items() if key not in ABOUT}
         said: dict[str, Any] = {
             "search": self.search,
             "samples": self.samples,

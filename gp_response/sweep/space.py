@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ class Space:
             raise InputError(
                 f"{name} is a range, of which {search} cannot take every value; list values, or search random"
             )
-        return axis
+        return _unique(axis) if search == "grid" else axis  # a zip repeats values
 
 
 def _at(axis: Axis, share: float) -> Any:
@@ -119,7 +120,8 @@ def read_space(experiment: Experiment, given: Mapping[str, Any]) -> Space:
 
     Args:
         given: by parameter: text as on the command line ("rbf,matern32", "0..4", "1e-4..1", "log:1e-4..1"), a value, a list of
-            values, or {"low": …, "high": …, "log": …}. `a..b` is every integer for an integer parameter, else a range.
+            values, or {"low": …, "high": …, "log": …}. `a..b` is every integer for an integer parameter, else a range; "all" is
+            every value of a parameter whose annotation is a Literal of them.
 
     Raises:
         InputError: unknown parameters, values of the wrong type.
@@ -149,7 +151,7 @@ def _axis(experiment: Experiment, name: str, what: Any) -> Axis:
     if isinstance(what, list | tuple):
         if not what:
             raise InputError(f"{name} has no values; give at least one")
-        return _unique([configure(experiment, {name: value})[name] for value in what])
+        return tuple(configure(experiment, {name: value})[name] for value in what)
     return (configure(experiment, {name: what})[name],)
 
 
@@ -160,6 +162,8 @@ def _range(experiment: Experiment, name: str, *, low: float, high: float, log: b
 
 
 def _from_text(experiment: Experiment, name: str, text: str) -> Axis:
+    if text == "all" and (every := _every(experiment.hints[name])):
+        return every
     pieces = _pieces(text)
     if len(pieces) == 1 and (found := RANGE.fullmatch(pieces[0])):
         low, high = (parse(experiment, [f"{name}={end}"])[name] for end in found.group(2, 3))
@@ -168,7 +172,13 @@ def _from_text(experiment: Experiment, name: str, text: str) -> Axis:
     values: list[Any] = []
     for piece in pieces:
         values += _values(experiment, name, piece)
-    return _unique(values)
+    return tuple(values)
+
+
+def _every(hint: Any) -> tuple[Any, ...]:
+    """All values of a Literal that has no "all" of its own."""
+    values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return () if "all" in values else values
 
 
 def _values(experiment: Experiment, name: str, piece: str) -> list[Any]:
