@@ -31,7 +31,7 @@ from gp_response.reproduce import print_report, reproduce
 from gp_response.respond import respond, show, write_answer
 from gp_response.scales import Scale, scale_folder
 from gp_response.sweep import read_result, run, sweep
-from gp_response.sweep.ablate import SMOKE_RESULTS, Ablations
+from gp_response.sweep.ablate import Ablations
 from gp_response.sweep.commands import RESULTS, Plot, Sweep, Table
 
 

@@ -228,6 +228,8 @@ def test_given_and_published_numbers_stand_in_the_experiments():
     for path in (ROOT / "experiments").glob("*.py"):
         tree = ast.parse(path.read_text())
         literals |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) in (int, float)}
+    for path in (ROOT / "experiments").glob("*/*.yaml"):
+        literals |= {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])", path.read_text())}
     text = report.paper_text(PAPER)
     shown = re.findall(r"\\(given|published)\{(-?[\d.e-]+)\}", text)
     assert {name for name, _ in shown} == {"given", "published"}

@@ -7,6 +7,7 @@ OPTION = r"(?:\[[^]]*\])*"
 # What may hold digits that say nothing of a result: comments, formulas that are set apart, names of files and labels, layout,
 # and the two marks for numbers that are none of our results.
 FREE = (
+    r"\\fontsize\{[\d.]+\}\{[\d.]+\}",
     r"(?<!\\)%.*",
     r"\\begin\{(equation|align)\*?\}(?s:.*?)\\end\{\1\*?\}",
     rf"\\(?:label|ref|eqref|cite[tp]?\*?|input|includegraphics|bibliography|bibliographystyle){OPTION}{BRACED}",
