@@ -103,4 +103,6 @@ def test_a_run_and_its_report(module, method):
     assert all(NAME.fullmatch(name) for name in macros)
     assert len(macros) >= len(SCORES) + 2
     assert ("ClassesRefitGapMax" in macros) == (method in ("exact", "svgp all"))
-    assert module["report"]([{"result": result, "config": config | {"rows": 100}}], Path()) == {}
+    small = {"result": result | {"accuracy": 0.5}, "config": config | {"rows": 100}}
+    assert module["report"]([{"result": result, "config": config}, small], Path()) == macros  # the full size goes first
+    assert set(module["report"]([small], Path())) == set(macros)  # where there is none, what there is
