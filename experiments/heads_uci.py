@@ -5,7 +5,7 @@ on standardised targets, the same density on training rows beside it (overfittin
 Beside them published results on such splits: SVGP and CGLB of Bartels et al. 2023, tables 2 and 3; SVDKL of Ober, Rasmussen &
 van der Wilk 2021, tables 3 to 7, on larger training sets (nine tenths).
 
-Predictive variances of exact posteriors (exact, CGLB) come from one Cholesky factor: 7 GiB at peak for kin40k and 9 for protein.
+Predictive variances of exact posteriors (exact, CGLB) come from one Cholesky factor, 11 GiB at peak for protein.
 
 Command: gp-response run heads_uci; one run: gp-response run heads_uci dataset=kin40k head=svgp features=mlp
 Cost: 8 to 20 minutes a run on one core, below 2 GiB but for that factor.

@@ -14,11 +14,11 @@ Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; all el
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _clock import clocked
 from torch import Tensor
 
 import gp_response as gr
@@ -87,17 +87,6 @@ def trained(data: gr.Dataset, rows: int, steps: int) -> tuple[gr.Kernel, float]:
     every = torch.arange(0, len(data.train), max(1, len(data.train) // rows))
     head.fit(data.keep(every), training=gr.Training(steps=steps, progress=False))
     return head.kernel.requires_grad_(False), float(head.noise.detach())
-
-
-def clocked(actions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each; in turn, so that what else the machine does falls on all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(repeats):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: sorted(taken)[len(taken) // 2] for name, taken in seconds.items()}
 
 
 def priced(posterior: gr.Posterior, repeats: int, seed: int, *, method: str) -> tuple[gr.Influence, dict[str, Any]]:

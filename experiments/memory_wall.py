@@ -116,9 +116,10 @@ def activations(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
 def resident() -> int:
     """Bytes there now, after a collection; the peak counts from here."""
     gc.collect()
-    if not reset_peak_memory():
+    now = resident_memory()
+    if now is None or not reset_peak_memory():
         raise gr.InputError("this system does not let the peak of memory be measured in parts; run it on Linux")
-    return resident_memory()
+    return now
 
 
 def case(network: str, rows: int, steps: int, seed: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:

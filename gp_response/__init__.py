@@ -279,5 +279,6 @@ __all__ = [
 ]
 
 # A kernel that is added to `gp_response.kernels` is a name here, too.
-globals().update(kernels.families())
-__all__ += [name for name in kernels.families() if name not in __all__]
+_found = kernels.families()
+globals().update(_found)
+__all__ += [name for name in _found if name not in __all__]

@@ -83,13 +83,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def resident_memory() -> int:
-    """Resident memory of this process now, in bytes; where the system does not say, the largest so far."""
+def resident_memory(pid: int | str | None = "self") -> int | None:
+    """Resident memory of a process now, in bytes; None where there is no such process or the system does not say."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return peak_memory()
-    return pages * resource.getpagesize()
+        found = re.search(r"^VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) * 1024 if found else None
 
 
 def reset_peak_memory() -> bool:

@@ -89,7 +89,7 @@ def write_report(
                 made = {}
             for name, text in made.items():
                 variables[name] = _checked(name, text, experiment.name, owner)
-        for name, text in _of_ablations(Path(folder), folders, Path(drawn)).items():
+        for name, text in ablation_report(Path(folder) / "ablations", found, Path(drawn)).items():
             variables[name] = _checked(name, text, "the ablations", owner)
         if not variables:
             where = " and ".join(map(str, folders))
@@ -105,11 +105,6 @@ def write_report(
     write_atomically(out / "variables.tex", variables_text(kept))
     figures = [name for name in graphics(tex) if not (out / name).is_file()]
     return Report(variables, missing, figures, [name for name, (_, records) in found.items() if not records])
-
-
-def _of_ablations(experiments: Path, folders: Sequence[Path], figures: Path) -> dict[str, str]:
-    """Those of the first folder that has results of them."""
-    return next((made for folder in folders if (made := ablation_report(experiments, folder, figures))), {})
 
 
 def sources(found: Mapping[str, tuple[Experiment, Sequence[Mapping[str, Any]]]]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Every experiment declares `GRID` (full) and `SMOKE`; `QUICK` is a grid like `GRID`, without it quick is the smoke size.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,23 +28,21 @@ def configs_at(experiment: Experiment, scale: Scale) -> list[dict[str, Any]]:
     return found
 
 
-def scale_of(experiment: Experiment, config: Mapping[str, Any]) -> str:
-    """ "full", "quick", "smoke" or "other settings". Full is the grid, and what differs from it in the grid's keys alone.
+def scales_of(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each, "full", "quick", "smoke" or "other settings". Full is the grid, and what differs from it in the grid's keys alone.
 
     Parameters that main has got since a result was made count as their defaults; those that it has lost do not count.
     """
     defaults = experiment.defaults
-    config = configure(experiment, {key: value for key, value in config.items() if key in defaults})
-    orders: tuple[Scale, ...] = (
-        "full",
-        "smoke",
-        "quick",
-    )  # where an experiment has no quick size, its smoke size is that
-    for scale in orders:
-        if config in configs_at(experiment, scale):
-            return scale
-    odd = [key for key, value in defaults.items() if key not in experiment.grid and config[key] != value]
-    return OTHER if odd else "full"
+    # In this order: where an experiment has no quick size, its smoke size is that.
+    orders: tuple[Scale, ...] = ("full", "smoke", "quick")
+    known = {scale: configs_at(experiment, scale) for scale in orders}
+    found = []
+    for given in configs:
+        config = configure(experiment, {key: value for key, value in given.items() if key in defaults})
+        odd = any(config[key] != value for key, value in defaults.items() if key not in experiment.grid)
+        found.append(next((scale for scale in orders if config in known[scale]), OTHER if odd else "full"))
+    return found
 
 
 def scale_folder(scale: Scale) -> Path:
@@ -52,4 +50,4 @@ def scale_folder(scale: Scale) -> Path:
     return Path("paper", "build", scale, "results")
 
 
-__all__ = ["OTHER", "SCALES", "Scale", "configs_at", "scale_folder", "scale_of"]
+__all__ = ["OTHER", "SCALES", "Scale", "configs_at", "scale_folder", "scales_of"]

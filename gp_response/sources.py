@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gp_response.experiment import Experiment
-from gp_response.scales import OTHER, configs_at, scale_of
+from gp_response.scales import OTHER, configs_at, scales_of
+from gp_response.sweep.show import escaped
 
 NOT_RUN = r"\notrun"
 
@@ -28,9 +29,10 @@ def source_text(experiment: Experiment, records: Sequence[Mapping[str, Any]]) ->
     """The source of an experiment's figures and numbers: every scale and machine in it, with its number of runs."""
     if not records:
         return f"[{NOT_RUN}]"
+    scales = scales_of(experiment, [r["config"] for r in records])
     kinds = Counter(
-        (scale_of(experiment, r["config"]), machine_text(r["machine"]), r["versions"]["torch"].partition("+")[0])
-        for r in records
+        (scale, machine_text(r["machine"]), r["versions"]["torch"].partition("+")[0])
+        for scale, r in zip(scales, records, strict=True)
     )
     parts = []
     for (scale, machine, torch), count in sorted(kinds.items()):
@@ -41,11 +43,6 @@ def source_text(experiment: Experiment, records: Sequence[Mapping[str, Any]]) ->
     return f"[{' / '.join(parts)}]"
 
 
-def escaped(text: str) -> str:
-    """Text for TeX."""
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
-
-
 def sources_table(found: Mapping[str, tuple[Experiment, Sequence[Mapping[str, Any]]]]) -> str:
     """Rows of a table of all experiments: name, scale, runs, hours, machine. Those without a result are marked."""
     rows = []
@@ -54,13 +51,13 @@ def sources_table(found: Mapping[str, tuple[Experiment, Sequence[Mapping[str, An
         if not records:
             rows.append(rf"{shown} & {NOT_RUN} & & & \\")
         groups: dict[tuple[str, str], list[float]] = {}
-        for record in records:
-            key = (scale_of(experiment, record["config"]), machine_text(record["machine"]))
-            groups.setdefault(key, []).append(record["seconds"])
+        scales = scales_of(experiment, [record["config"] for record in records])
+        for scale, record in zip(scales, records, strict=True):
+            groups.setdefault((scale, machine_text(record["machine"])), []).append(record["seconds"])
         for (scale, machine), seconds in sorted(groups.items()):
             total = "" if scale == OTHER else f"/{len(configs_at(experiment, scale))}"  # type: ignore[arg-type]
             rows.append(rf"{shown} & {scale} & {len(seconds)}{total} & {sum(seconds) / 60:.0f} & {escaped(machine)} \\")
     return "\n".join(rows)
 
 
-__all__ = ["NOT_RUN", "escaped", "machine_text", "source_macro", "source_text", "sources_table"]
+__all__ = ["NOT_RUN", "machine_text", "source_macro", "source_text", "sources_table"]

@@ -191,13 +191,14 @@ def test_an_ablation_is_a_sweep_file_too(folder, capsys):
 
 
 def test_the_report_takes_full_size_before_smoke_size(folder):
-    assert ablation_report(folder, folder / "results", folder / "figures") == {}
     powers = read_experiment(folder / "powers.py")
+    assert ablation_report(folder / "ablations", {"powers": (powers, [])}, folder / "figures") == {}
     [ablation] = ablations(folder / "ablations").values()
     for smoke, rows in ((True, 2), (False, 6)):
         for config in ablation.configs(powers, smoke=smoke):
             run(powers, config, folder / "results")
-        variables = ablation_report(folder, folder / "results", folder / "figures")
+        known = {"powers": (powers, results(folder / "results", "powers"))}
+        variables = ablation_report(folder / "ablations", known, folder / "figures")
         lines = (variables["AblationTableLeft"] + variables["AblationTableRight"]).splitlines()
         assert len(lines) == rows + 1
         assert variables["AblationRuns"] == rf"\num{{{2 if smoke else 12}}}"
@@ -243,7 +244,11 @@ def test_all_ten_run_at_smoke_size_and_keep_their_laws(tmp_path, capsys):
     words = ["--experiments", str(ROOT / "experiments"), "--results", str(tmp_path)]
     assert cli.main(["ablations", "--smoke", *words]) == 0
     assert "FAILS" not in capsys.readouterr().out
-    variables = ablation_report(ROOT / "experiments", tmp_path, tmp_path / "figures")
+    known = {
+        name: (read_experiment(path), results(tmp_path, name))
+        for name, path in experiments(ROOT / "experiments").items()
+    }
+    variables = ablation_report(FILES, known, tmp_path / "figures")
     assert variables["AblationFiles"] == rf"\num{{{len(AXES)}}}"
 
 

@@ -7,7 +7,7 @@ import pytest
 from gp_response.errors import InputError
 from gp_response.experiment import read_experiment
 from gp_response.reproduce import known_times, plan, reproduce
-from gp_response.scales import OTHER, configs_at, scale_folder, scale_of
+from gp_response.scales import OTHER, configs_at, scale_folder, scales_of
 from gp_response.sweep import result_path, run
 
 GOOD = '''
@@ -70,7 +70,7 @@ def test_a_scale_is_told_from_the_configuration(root):
         "smoke": [{"x": 0.5, "n": 9}],
         OTHER: [{"x": 2.0, "n": 3}],
     }
-    assert {scale: [scale_of(experiment, config) for config in configs] for scale, configs in scales.items()} == {
+    assert {scale: scales_of(experiment, configs) for scale, configs in scales.items()} == {
         scale: [scale] * len(configs) for scale, configs in scales.items()
     }
 

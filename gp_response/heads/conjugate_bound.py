@@ -88,7 +88,7 @@ class ConjugateBound:
         size = float(preconditioner.whiten(left).norm())
         while size > allowed and products < self.limit:
             cycle = block_cg(
-                system.product, preconditioner, left, _nothing(rhs), floor=max(FALL, REACHED * allowed / size),
+                system.product, preconditioner, left, Goal.none(rhs), floor=max(FALL, REACHED * allowed / size),
                 limit=self.limit - products, precision=dtype,
             )  # fmt: skip
             products += cycle.iterations
@@ -119,13 +119,6 @@ class ConjugateBound:
         ratio = float(head.kernel.diagonal(x).max()) * head.beta * float(data.train.weights.max()) / float(noise.min())
         moved = 4 * torch.finfo(torch.float32).eps * ratio * n**0.5
         return torch.float32 if n > FEW and moved < most else torch.float64
-
-
-def _nothing(rhs: Tensor) -> Goal:
-    """No iterate is to be set aside."""
-    return Goal(
-        rhs.new_zeros(1), torch.zeros(1, dtype=torch.bool, device=rhs.device), torch.zeros_like(rhs), float("inf")
-    )
 
 
 def _spread(data: Dataset, noise: Tensor, beta: float) -> Tensor:

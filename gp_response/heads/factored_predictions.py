@@ -27,8 +27,7 @@ def factored_predictions(head: Any, data: Dataset, x: Tensor) -> tuple[Tensor, T
     white = whiten(data, head.noise.detach(), head.beta)
     train = data.train.x.double()
     system = KernelSystem(head.kernel, train, white.scale, white.shift, keep=0)
-    # Transposed, which changes nothing but the layout: LAPACK factors columns in place and would copy rows.
-    factor = CholeskyFactor(system.dense(torch.float64).mT, overwrite=True)
+    factor = CholeskyFactor(system.dense(torch.float64), overwrite=True)
     centred = white.scale * (data.train.y.double() - prior_mean_at(head.prior_mean, train))
     target = torch.linalg.solve_triangular(factor.lower, centred[:, None], upper=False)
     means, variances = [], []

@@ -32,6 +32,15 @@ class Goal:
     aside: Tensor
     spread: float
 
+    @classmethod
+    def none(cls, rhs: Tensor) -> "Goal":
+        """No iterate is set aside: the floor alone ends the run."""
+        t = rhs.shape[1]
+        return cls(
+            torch.zeros(t, dtype=torch.float64, device=rhs.device), torch.zeros(t, dtype=torch.bool, device=rhs.device),
+            torch.zeros_like(rhs), 0.0,
+        )  # fmt: skip
+
 
 @dataclass
 class Cycle:

@@ -40,6 +40,8 @@ class CholeskyFactor:
             return
         finite = bool(torch.isfinite(matrix.sum()))
         matrix = matrix if overwrite else matrix.clone()
+        # LAPACK works on columns and would copy rows; transposing a symmetric matrix changes nothing but its layout.
+        matrix = matrix.mT if matrix.is_contiguous() else matrix
         info = torch.empty((), dtype=torch.int32, device=matrix.device)
         torch.linalg.cholesky_ex(matrix, out=(matrix, info))
         if bool(info) or not finite:

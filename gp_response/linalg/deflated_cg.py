@@ -132,14 +132,14 @@ class _Solve:
             found.variance > 0, target.clamp(FLOOR[self.work], 1.0), max(self.tolerance**2, FLOOR[self.work])
         )
         block = (left * scale).to(self.work)
-        goal = Goal(torch.zeros_like(scale), torch.zeros_like(scale, dtype=torch.bool), torch.zeros_like(block), 0.0)
 
         def watch(iteration: int, worst: float) -> None:
             bar.update()
             bar.set_postfix(residual=f"{worst:.1e}")
 
         cycle = block_cg(
-            self.system.product, self.bracket.preconditioner, block, goal, floor=floor, limit=room, precision=self.work, watch=watch
+            self.system.product, self.bracket.preconditioner, block, Goal.none(block), floor=floor, limit=room,
+            precision=self.work, watch=watch,
         )  # fmt: skip
         step = cycle.value.double() / torch.where(scale > 0, scale, 1.0)
         return torch.where(scale > 0, step, 0.0), cycle.iterations

@@ -20,7 +20,7 @@ import pandas as pd
 from gp_response.errors import InputError, unknown_name
 from gp_response.experiment import Experiment
 from gp_response.sweep.compare import means
-from gp_response.sweep.expected import Verdict, judged
+from gp_response.sweep.expected import Verdict, check
 from gp_response.sweep.frame import table_of
 from gp_response.sweep.records import config_hash
 from gp_response.sweep.show import Cell
@@ -83,9 +83,13 @@ class Ablation:
         found = {label: Cell(*row) for label, row in zip(self.labels(summary), numbers, strict=True)}
         return {label: found[label] for label in dict.fromkeys(self.labels(table))}
 
+    def claims(self, *, smoke: bool = False) -> list[Mapping[str, Any]]:
+        """Its laws and, at full size, what else is expected."""
+        return [*self.laws, *([] if smoke else self.expected)]
+
     def judged(self, table: pd.DataFrame, *, smoke: bool = False) -> list[Verdict]:
-        """Its laws and, at full size, what else is expected, against its runs."""
-        return judged([*self.laws, *([] if smoke else self.expected)], table)
+        """Its claims against its runs."""
+        return [check(claim, table) for claim in self.claims(smoke=smoke)]
 
 
 def _text(value: Any) -> str:

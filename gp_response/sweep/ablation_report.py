@@ -2,45 +2,49 @@ r"""All ablations in one table, one figure and the numbers that the paper has of
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from gp_response.errors import InputError
-from gp_response.experiment import load_experiment
+from gp_response.errors import InputError, unknown_name
+from gp_response.experiment import Experiment
 from gp_response.plots import Panel, ablation_panels, save
 from gp_response.sweep.ablation import Ablation, ablations
 from gp_response.sweep.expected import check, mean_of
 from gp_response.sweep.frame import column
-from gp_response.sweep.records import results
 from gp_response.sweep.show import Cell, escaped
 
-FOLDER = "ablations"
+Read = Mapping[str, tuple[Experiment, Sequence[Mapping[str, Any]]]]
 HEADINGS = ("RMSE", "NLL", "error", "bound", "products")
 SPREAD = HEADINGS[:2]  # whose intervals are printed
 FIGURE = "ablations.pdf"
 
 
-def ablation_report(experiments: Path, folder: Path, figures: Path) -> dict[str, str]:
+def ablation_report(files: Path, known: Read, figures: Path) -> dict[str, str]:
     r"""Draws `figures`/ablations.pdf; returns `\AblationTableLeft` and `…Right`, rows of a table, and `\Ablation…` numbers.
 
-    Of each ablation the runs of full size that are in `folder` are taken, else those of smoke size. Numbers about runs that are
-    missing are left out, and expectations about them count as not held.
+    Of each ablation in `files` the runs of full size among the records of its experiment are taken, else those of smoke size.
+    Numbers about runs that are missing are left out, and expectations about them count as not held.
+
+    Args:
+        known: experiments and their records, by name.
     """
     parts: list[list[str]] = []
     panels: list[Panel] = []
     variables: dict[str, str] = {}
     runs = claims = held = 0
-    for ablation in ablations(experiments / FOLDER).values():
-        found = _table(ablation, experiments, folder)
+    for ablation in ablations(files).values():
+        if ablation.experiment not in known:
+            raise unknown_name("experiment", ablation.experiment, known)
+        found = _table(ablation, *known[ablation.experiment])
         if found is None:
             continue
         table, smoke = found
         parts.append(_rows(ablation, table))
         panels.append(_panel(ablation, table))
-        said = [*ablation.laws, *([] if smoke else ablation.expected)]
+        said = ablation.claims(smoke=smoke)
         runs, claims, held = runs + len(table), claims + len(said), held + sum(_holds(claim, table) for claim in said)
         variables |= {} if smoke else _numbers(ablation, table)
     if not parts:
@@ -52,9 +56,10 @@ def ablation_report(experiments: Path, folder: Path, figures: Path) -> dict[str,
     return {**variables, "AblationTableLeft": "\n".join(left), "AblationTableRight": "\n".join(right)}
 
 
-def _table(ablation: Ablation, experiments: Path, folder: Path) -> tuple[pd.DataFrame, bool] | None:
+def _table(
+    ablation: Ablation, experiment: Experiment, records: Sequence[Mapping[str, Any]]
+) -> tuple[pd.DataFrame, bool] | None:
     """Its runs, and whether they are small."""
-    experiment, records = load_experiment(ablation.experiment, experiments), results(folder, ablation.experiment)
     for smoke in (False, True):
         try:
             return ablation.table(records, experiment, smoke=smoke, whole=False), smoke

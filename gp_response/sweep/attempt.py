@@ -7,7 +7,6 @@ the process where it exceeds a limit or the claim is lost.
 import ctypes
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from gp_response.claims import Claim
 from gp_response.experiment import Experiment
+from gp_response.provenance import resident_memory
 from gp_response.sweep.board import Board
 from gp_response.sweep.plan import Limits
 from gp_response.sweep.records import text_of
@@ -99,17 +99,9 @@ def _excess(limits: Limits, seconds: float, pid: int | None) -> tuple[str, str] 
     """Name and text of the limit that a process exceeds."""
     if limits.seconds is not None and seconds > limits.seconds:
         return "TimeLimit", f"took more than {limits.seconds:g} seconds"
-    if limits.memory is not None and (used := _resident(pid)) > limits.memory:
+    if limits.memory is not None and (used := resident_memory(pid) or 0) > limits.memory:
         return "MemoryLimit", f"used {used / 2**30:.2f} GiB, more than {limits.memory / 2**30:.2f} GiB"
     return None
-
-
-def _resident(pid: int | None) -> int:
-    try:
-        found = re.search(r"^VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found.group(1)) * 1024 if found else 0
 
 
 def _run(task: Task, parent: int) -> None:

@@ -10,7 +10,7 @@ An expectation is a mapping with `every: NAME` (each run's number) or `mean: NAM
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -141,8 +141,4 @@ def _words(expectation: Mapping[str, Any]) -> str:
     return f"{subject} {test.replace('_', ' ')} {f'{given:g}' if isinstance(given, float) else given}{extra}"
 
 
-def judged(expectations: Sequence[Mapping[str, Any]], table: pd.DataFrame) -> list[Verdict]:
-    return [check(expectation, table) for expectation in expectations]
-
-
-__all__ = ["Verdict", "check", "judged", "mean_of", "selected"]
+__all__ = ["Verdict", "check", "mean_of", "selected"]

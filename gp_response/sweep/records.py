@@ -77,7 +77,7 @@ def _disregard(path: Path, reason: str) -> None:
 
 def results(folder: Path | str, experiment: str | None = None) -> list[dict[str, Any]]:
     """All whole records in `folder` (of one experiment where named), in the order of their file names."""
-    found = (read_result(path) for path in sorted(Path(folder).glob("*-????????????.json")))
+    found = (read_result(path) for path in sorted(Path(folder).glob(f"{experiment or '*'}-????????????.json")))
     return [record for record in found if record is not None and experiment in (None, record["experiment"])]
 
 
