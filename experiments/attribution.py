@@ -42,6 +42,7 @@ from torch import Tensor
 
 from gp_response.plots import rank_correlations, save
 from gp_response.report import number
+from gp_response.scales import largest
 
 PAIRS = {
     "concrete": Pair("concrete", (16, 16), "tanh", 20.0, noise=0.1),
@@ -178,9 +179,8 @@ def stationary(case: Case, trained: Parameters) -> float:
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Figure of LDS by method, table of means over seeds, and how far ours is from the best peer: by the outermost ends of the
     bootstraps of any run, and by Student's interval over seeds."""
-    whole = [r["result"] for r in results if r["config"]["subsets"] == 120 and not r["result"]["missing"]]
-    if not whole:
-        return {}
+    found = [r["result"] for r in largest(results, "subsets")]
+    whole = [f for f in found if not f["missing"]] or found  # without the peers' packages, ours beside gradients
     names = [name for name in PAIRS if any(f["pair"] == name for f in whole)]
     panels = {name: dots([f for f in whole if f["pair"] == name]) for name in names}
     save(rank_correlations(panels), figures / "attribution-lds.pdf")
@@ -218,7 +218,9 @@ def dots(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 
 
 def best_peer(run: dict[str, Any]) -> tuple[str, float]:
-    return max(((name, run["methods"][name]["lds"]) for name in PEERS), key=lambda found: found[1])
+    return max(
+        ((name, run["methods"][name]["lds"]) for name in PEERS if name in run["methods"]), key=lambda found: found[1]
+    )
 
 
 def lead(run: dict[str, Any]) -> list[float]:

@@ -30,6 +30,7 @@ from torch.func import grad, vmap
 from gp_response.curvature import Network
 from gp_response.plots import layer_bars, save
 from gp_response.report import number
+from gp_response.scales import largest
 
 GRID = {"seed": [0, 1, 2]}
 SMOKE = {"data": "digits", "rows": 40, "tests": 6, "steps": 30, "rate": 1e-3}
@@ -170,10 +171,9 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
-    """Bars by layer, averaged over seeds, and the numbers."""
-    full = [r["result"] for r in results if r["result"]["data"] == "movie"]
-    if not full:
-        return {}
+    """Bars by layer, averaged over seeds, and the numbers, which are of the published network alone."""
+    movie = [r["result"] for r in results if r["result"]["data"] == "movie"]
+    full = movie or [r["result"] for r in largest(results, "rows")]
     names = [row["layer"] for row in full[0]["layers"]]
     bars = {
         label: [[f["layers"][k][key] for f in full] for k in range(len(names))]
@@ -183,6 +183,8 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         )
     }  # fmt: skip
     save(layer_bars(names, bars), figures / "bottleneck.pdf")
+    if not movie:
+        return {}
     mean = {label: [sum(v) / len(v) for v in values] for label, values in bars.items()}
     shares = mean["share of the response"]
     most = max(range(len(names)), key=lambda k: shares[k])

@@ -34,6 +34,7 @@ import gp_response as gr
 from gp_response.features.mlp import linear
 from gp_response.plots import save, size_curves
 from gp_response.report import number
+from gp_response.scales import largest
 
 SETS, MODELS = ("weather", "elevators", "bike", "protein"), ("plain", "deep")
 GRID = {"dataset": list(SETS), "seed": [0, 1, 2], "model": list(MODELS)}
@@ -230,11 +231,7 @@ def spearman(one: Tensor, two: Tensor) -> Tensor:
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Means over seeds: figure of LDS of losses, table of LDS and errors at one row and at half of the rows."""
-    sizes = ((1000, 60), (QUICK["rows"][0], QUICK["removals"][0]))
-    asked = [[r["result"] for r in results if (r["config"]["rows"], r["config"]["removals"]) == size] for size in sizes]
-    whole = asked[0] or asked[1]
-    if not whole:
-        return {}
+    whole = [r["result"] for r in largest(results, "rows", "removals")]
     models = [model for model in MODELS if any(f["model"] == model for f in whole)]
     done = {(f["dataset"], f["model"]) for f in whole}
     names = [name for name in SETS if all((name, model) in done for model in models)]

@@ -27,6 +27,7 @@ from torch import Tensor
 import gp_response as gr
 from gp_response.plots import save, size_curves
 from gp_response.report import number
+from gp_response.scales import largest
 
 SETS = ("weather", "elevators", "bike", "protein")
 GRID = {"dataset": list(SETS)}
@@ -146,9 +147,7 @@ def regime_of(posterior: gr.Posterior, x: Tensor, y: Tensor, sets: list[Tensor],
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Rank correlations, magnitudes and regimes against the size of removals; numbers at half of the rows."""
-    whole = [r["result"] for r in results if r["config"]["rows"] == 2000 and r["config"]["most"] == 100]
-    if not whole:
-        return {}
+    whole = [r["result"] for r in largest(results, "rows", "most")]
     whole.sort(key=lambda f: SETS.index(f["dataset"]))
     save(figure_of(whole, "loss"), figures / "linear-regime.pdf")
     last = [f["sizes"][-1] for f in whole]

@@ -39,6 +39,7 @@ from torch import Tensor
 import gp_response as gr
 from gp_response.plots import grouped_scatter, rank_correlations, save
 from gp_response.report import number
+from gp_response.scales import largest
 
 SETS = ["weather", "flights", "bike", "elevators", "protein", "kin40k"]
 GRID = {"dataset": SETS, "seed": [0, 1, 2]}
@@ -460,10 +461,7 @@ Cells = dict[str, list[float]]  # correlations of the seeds of each set
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Mean correlations, a star where the bootstrap's 95 % leave out zero; the figures of RMSE."""
-    asked = [[r for r in results if r["config"]["models"] == models] for models in (None, QUICK["models"][0])]
-    whole = asked[0] or asked[1]
-    if not whole:
-        return {}
+    whole = largest(results, "models")
     order = {name: i for i, name in enumerate(SETS)}
     full = [r["result"] for r in sorted(whole, key=lambda r: (order[r["config"]["dataset"]], r["config"]["seed"]))]
     found = {among: [(f["dataset"], correlations(f["models"], among)) for f in full] for among in AMONG}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import gp_response as gr
 from gp_response.report import number
+from gp_response.scales import largest
 
 GRID = {"rows": [2223, 13_400], "solver": ["cholesky", "cg"]}
 SMOKE = {"dataset": "weather", "rows": 200, "points": 4, "pairs": 30, "checked": 2, "steps": 3, "repeats": 1}
@@ -72,7 +73,7 @@ def checked_against(
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     """Ratio and gap by solver, on the fewest rows that were run."""
-    whole = [r["result"] for r in results if r["config"]["pairs"] == 1000]
+    whole = [r["result"] for r in largest(results, "pairs")]
     rows = min((f["training_rows"] for f in whole), default=0)
     variables: dict[str, str] = {}
     for found in (f for f in whole if f["training_rows"] == rows):

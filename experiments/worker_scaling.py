@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gp_response.report import number
+from gp_response.scales import largest
 from gp_response.sweep import How, Resources, Spec, conduct, read_experiment, results
 
 GRID: dict[str, list[Any]] = {}
@@ -62,11 +63,8 @@ def processor_seconds() -> float:
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
-    """The numbers of the full size."""
-    full = [r["result"] for r in results if r["result"]["runs"] >= 40]
-    if not full:
-        return {}
-    last = full[-1]
+    """The numbers of the largest run."""
+    last = largest(results, "runs")[-1]["result"]
     return {
         "WorkersRuns": str(last["runs"]), "WorkersRatio": number(last["ratio"], digits=3), "WorkersCores": str(last["cores"]),
         "WorkersLoad": number(max(last["load_one"], last["load_many"]), digits=2),

@@ -15,6 +15,7 @@ from gp_response.report import Report, write_report
 from gp_response.scales import Scale, configs_at, scale_folder
 from gp_response.sources import machine_text
 from gp_response.sweep import How, Outcome, Resources, conduct, read_result, result_path, results
+from gp_response.sweep.ablation import ablations
 from gp_response.sweep.commands import RESULTS
 from gp_response.sweep.engines.crew import cores
 from gp_response.sweep.records import run_name
@@ -45,11 +46,13 @@ class Step:
 
 
 def plan(folder: Path, scale: Scale, target: Path, known: Mapping[str, float], workers: int) -> list[Step]:
-    """A step for every experiment in `folder`, given the seconds of runs by name (`known`)."""
-    steps = []
+    """A step for every experiment in `folder`, its ablations included, given the seconds of runs by name (`known`)."""
+    steps, asked = [], ablations(folder / "ablations").values()
     for path in experiments(folder).values():
         experiment = read_experiment(path)
         configs = configs_at(experiment, scale)
+        swept = [c for a in asked if a.experiment == experiment.name for c in a.configs(experiment, scale=scale)]
+        configs = configs + [c for k, c in enumerate(swept) if c not in configs and c not in swept[:k]]
         left = [config for config in configs if read_result(result_path(experiment.name, config, target)) is None]
         times = [seconds for name, seconds in known.items() if name.rpartition("-")[0] == experiment.name]
         found = [known.get(run_name(experiment.name, config)) for config in left]

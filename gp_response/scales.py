@@ -3,6 +3,7 @@
 Every experiment declares `GRID` (full) and `SMOKE`; `QUICK` is a grid like `GRID`, without it quick is the smoke size.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -45,9 +46,22 @@ def scales_of(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> l
     return found
 
 
+def largest(records: Sequence[Mapping[str, Any]], *names: str) -> list[Any]:
+    """The records whose parameters `names` are the largest there are, taken in that order; None stands for all there is.
+
+    So a report made for full size tells of quick runs where there are no others.
+    """
+
+    def size(record: Mapping[str, Any]) -> tuple[float, ...]:
+        return tuple(math.inf if (value := record["config"][name]) is None else value for name in names)
+
+    most = max(map(size, records), default=())
+    return [record for record in records if size(record) == most]
+
+
 def scale_folder(scale: Scale) -> Path:
     """Where the results of runs made to reproduce lie, within the project."""
     return Path("paper", "build", scale, "results")
 
 
-__all__ = ["OTHER", "SCALES", "Scale", "configs_at", "scale_folder", "scales_of"]
+__all__ = ["OTHER", "SCALES", "Scale", "configs_at", "largest", "scale_folder", "scales_of"]

@@ -195,7 +195,7 @@ def test_the_report_takes_full_size_before_smoke_size(folder):
     assert ablation_report(folder / "ablations", {"powers": (powers, [])}, folder / "figures") == {}
     [ablation] = ablations(folder / "ablations").values()
     for smoke, rows in ((True, 2), (False, 6)):
-        for config in ablation.configs(powers, smoke=smoke):
+        for config in ablation.configs(powers, scale="smoke" if smoke else "full"):
             run(powers, config, folder / "results")
         known = {"powers": (powers, results(folder / "results", "powers"))}
         variables = ablation_report(folder / "ablations", known, folder / "figures")

@@ -108,6 +108,16 @@ def test_refits_under_differentiation_settle_where_full_steps_do_not(classes, re
     assert float((found - slope).norm() / slope.norm()) < 1e-6
 
 
+def test_refits_under_differentiation_settle_where_the_last_step_was_a_lucky_full_one(module):
+    data = module["some_rows"]("breast_cancer", 120, 0)
+    head = gr.SVGP(gr.Matern52(lengthscale=23.0, outputscale=1200.0), 24, gr.Bernoulli(), seed=0)
+    asked, change = gr.value(data.test.x[:5]), gr.reweight([3, 40, 90])
+    assert head.condition(data).fixed.rate < 0.5
+    found = gr.refit_response(head, data, asked, change).matrix
+    closed = gr.susceptibility(head.condition(data), asked, change).matrix
+    assert float((found - closed).norm() / closed.norm()) < 1e-8
+
+
 def test_refits_under_differentiation_that_end_elsewhere_are_refused(classes, restless, monkeypatch):
     head, asked, change, _ = restless
     blind = fixed_point._blind

@@ -29,6 +29,7 @@ BLIND = {LAPLACE: 24}  # iterations where nothing can be looked at, under torch.
 BLIND_OTHER = 60
 BLIND_NEAR = 6  # from a mode nearby, since Newton's method squares the distance
 FAR = 0.01  # deviations moved, below which the bound holds still to rounding
+STEADY = 0.6  # of a rate at which changes grew: one that contracts for as long as it takes, where none can be shortened
 SAFE_STEPS = 400
 
 
@@ -43,7 +44,7 @@ class Fixed:
         pull: the sites there, per unit of weight.
         change: the last change of the means, in standard deviations.
         iterations: passes over the data.
-        rate: of the last natural-gradient step.
+        rate: of natural-gradient steps that contract all the way.
     """
 
     weights: Tensor
@@ -168,7 +169,7 @@ def _settled(problem: Problem, weights: Tensor, mean: Tensor, iterations: int) -
 def _variational(problem: Problem) -> Fixed:
     """Natural-gradient steps from the mode, as long as they do not lower the bound and go on contracting."""
     mean, variance, held, bound = _from_the_mode(problem)
-    rate, last, change, least, stalled = 1.0, float("inf"), float("inf"), float("inf"), 0
+    rate, last, change, least, stalled, steady = 1.0, float("inf"), float("inf"), float("inf"), 0, 1.0
     for iterations in range(1, MOST + 1):  # noqa: B007
         blended = _natural(problem, mean, variance).blend(held, rate)
         try:
@@ -188,12 +189,15 @@ def _variational(problem: Problem) -> Fixed:
         least = min(least, change)
         if change < TOLERANCE or (change < STALLED and stalled > 60):
             break
+        if change > last and STALLED < size <= FAR:
+            steady = min(steady, STEADY * rate)
         rate = max(0.05, 0.6 * rate) if change > last else min(1.0, 1.1 * rate)
         last = change
     if change > 1e-6:
         raise SolverError(f"the variational fit did not settle in {MOST} steps (last change {change:.1e} deviations)")
     return Fixed(
-        weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iterations, rate
+        weights, precision, right, mean, variance, _pull(problem, mean, variance), change, iterations,
+        min(rate, steady),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from gp_response.errors import GPResponseError, InputError, unknown_name
 from gp_response.experiment import Experiment, load_experiment, project
+from gp_response.scales import Scale
 from gp_response.sweep.ablation import Ablation, ablations
 from gp_response.sweep.commands import RESULTS
 from gp_response.sweep.drive import How, conduct
@@ -64,7 +65,8 @@ class Ablations:
     def _run(self, chosen: Sequence[Ablation], known: Mapping[str, Experiment], folder: Path) -> None:
         """All runs of an experiment at once, so that workers begin once; small ones here."""
         for name, experiment in known.items():
-            configs = [c for a in chosen if a.experiment == name for c in a.configs(experiment, smoke=self.smoke)]
+            scale: Scale = "smoke" if self.smoke else "full"
+            configs = [c for a in chosen if a.experiment == name for c in a.configs(experiment, scale=scale)]
             if self.smoke:
                 for config in configs:
                     run(experiment, config, folder, force=self.force)

@@ -19,6 +19,7 @@ import pandas as pd
 
 from gp_response.errors import InputError, unknown_name
 from gp_response.experiment import Experiment
+from gp_response.scales import Scale
 from gp_response.sweep.compare import means
 from gp_response.sweep.expected import Verdict, check
 from gp_response.sweep.frame import table_of
@@ -47,9 +48,10 @@ class Ablation:
     expected: Sequence[Mapping[str, Any]] = ()
     numbers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def configs(self, experiment: Experiment, *, smoke: bool = False) -> list[dict[str, Any]]:
-        """Complete configurations of its runs."""
-        return (self.smoke if smoke else self.spec).configs(experiment)
+    def configs(self, experiment: Experiment, *, scale: Scale = "full") -> list[dict[str, Any]]:
+        """Complete configurations of its runs; the quick ones are those of the first seed."""
+        specs = {"smoke": self.smoke, "quick": replace(self.spec, seeds=1), "full": self.spec}
+        return specs[scale].configs(experiment)
 
     def table(
         self,
@@ -63,7 +65,7 @@ class Ablation:
 
         Raises InputError where one is missing, or (whole=False) all are.
         """
-        configs = self.configs(experiment, smoke=smoke)
+        configs = self.configs(experiment, scale="smoke" if smoke else "full")
         done = {config_hash(record["config"]): record for record in records}
         own = [done[name] for name in map(config_hash, configs) if name in done]
         if len(own) < len(configs) and (whole or not own):
