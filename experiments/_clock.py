@@ -2,15 +2,37 @@
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
+import torch
 
-def clocked(actions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each; in turn, so that what else the machine does falls on all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(repeats):
-        for name, action in actions.items():
+
+def timed(
+    ways: dict[str, Callable[[], Any]], repeats: int, *, device: str = "cpu", warm: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each way; run in turn, so that what else the machine does falls on all alike.
+
+    warm: first rounds that are not counted, in which what is kept is filled and what is compiled on first use compiled.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(warm + repeats):
+        for name, run in ways.items():
+            synchronise(device)
             started = time.perf_counter()
-            action()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: sorted(taken)[len(taken) // 2] for name, taken in seconds.items()}
+            run()
+            synchronise(device)
+            if turn >= warm:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def clocked(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each way."""
+    return {name: median(taken) for name, taken in timed(ways, repeats, warm=0).items()}
+
+
+def synchronise(device: str) -> None:
+    """Wait for what a GPU has not done yet."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()

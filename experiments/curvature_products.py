@@ -16,7 +16,6 @@ where it is installed; its products and ours are compared. Weights are not train
 """
 
 import pydoc_data.topics
-import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +23,7 @@ from statistics import median
 from typing import Any, Literal
 
 import torch
+from _clock import timed
 from torch import Tensor, nn
 
 import gp_response as gr
@@ -77,7 +77,7 @@ def main(
     peer = curvlinops_product(module, x, y, net, likelihood, batch_size)
     if peer is not None:
         ways["curvlinops"] = lambda: peer(v)
-    seconds = timed(ways, repeats, device)
+    seconds = timed(ways, repeats, device=device)
     gap = None if peer is None else float((peer(v) - op @ v).norm() / (op @ v).norm())
     return {
         "seconds": {name: median(values) for name, values in seconds.items()},
@@ -162,28 +162,9 @@ def curvlinops_product(
     return product
 
 
-def timed(ways: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every way, run in turn; a first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, run in ways.items():
-            synchronise(device)
-            start = time.perf_counter()
-            run()
-            synchronise(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
     """Median of the ratios within a turn."""
     return median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
-
-
-def synchronise(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:

@@ -16,13 +16,13 @@ blocks at every product; `kept` has them in memory where that is faster. device=
 measured.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import torch
+from _clock import timed
 from torch import Tensor
 
 import gp_response as gr
@@ -56,7 +56,8 @@ def main(
     }
     if keops:
         ways["keops"] = (rows * n, lambda: k.operator(x[:rows], x, backend="keops") @ v)
-    rates = timed(ways, repeats, device)
+    seconds = timed({name: run for name, (_, run) in ways.items()}, repeats, device=device)
+    rates = {name: [ways[name][0] / s for s in taken] for name, taken in seconds.items()}  # work a second
     exact = k.operator(x[:CHECKED].double(), x.double(), backend="dense") @ v.double()
     gap = (blocks.product(v)[:CHECKED].double() - exact).norm(dim=0) / exact.norm(dim=0)
     operations = 2 * (dim + 2) + 2 * columns
@@ -72,20 +73,6 @@ def main(
         "relative_error": float(gap.max()), "mode": blocks.mode, "threads": torch.get_num_threads(),
         "rows": rows, "n": n, "dim": dim, "columns": columns,
     }  # fmt: skip
-
-
-def timed(ways: dict[str, tuple[float, Callable[[], Any]]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Work a second of every way, run in turn; a first round, which compiles and fills what is kept, is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, (work, run) in ways.items():
-            synchronise(device)
-            start = time.perf_counter()
-            run()
-            synchronise(device)
-            if turn:
-                rates[name].append(work / (time.perf_counter() - start))
-    return rates
 
 
 def matrix_product(size: int, device: str) -> Callable[[], Tensor]:
@@ -104,11 +91,6 @@ def exponentials(device: str) -> tuple[float, Callable[[], None]]:
             torch.exp(a, out=out)
 
     return times * a.numel(), run
-
-
-def synchronise(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:

@@ -9,25 +9,32 @@ import numpy as np
 from gp_response.errors import InputError
 from gp_response.plots.canvas import COLOURS, MARKS, PAGE, POINT, STYLE, Axes, Figure, finite, house_style, log_axis
 
+LOW = -0.05  # where no correlation is lower, the axis begins at zero
+
 
 def rank_correlations(panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
     """Dots of rank correlations, one panel a title, one row a measure, one colour and mark a series; a bar at each row's mean.
 
-    A measure that a panel lacks leaves its row empty there.
+    A measure that a panel lacks leaves its row empty there; panels without a number are left out.
     """
+    panels = {
+        title: rows for title, rows in panels.items() if any(any(map(len, dots.values())) for dots in rows.values())
+    }
     measures = list(dict.fromkeys(name for rows in panels.values() for name in rows))
     series = list(dict.fromkeys(s for rows in panels.values() for dots in rows.values() for s in dots))
     if not measures or not series:
         raise InputError("no rank correlation to draw; give each panel measures, and each measure series of numbers")
     with house_style():
         figure = Figure(figsize=(PAGE, 0.9 + 0.17 * len(measures)), layout="constrained")
+        lowest = min(v for rows in panels.values() for dots in rows.values() for some in dots.values() for v in some)
+        ends, ticks = ((-1.08, 1.08), (-1, 0, 1)) if lowest < LOW else ((2.0 * LOW, 1.08), (0, 0.5, 1))
         columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, rows) in zip(columns, panels.items(), strict=True):
             axes.axvline(0.0, color="0.6", linewidth=0.6, zorder=0)
             for row, name in enumerate(measures):
                 _dots(axes, row, rows.get(name, {}), series)
-            axes.set(xlim=(-1.08, 1.08), ylim=(len(measures) - 0.4, -0.6), title=textwrap.fill(title, 14))
-            axes.set_xticks([-1, 0, 1])
+            axes.set(xlim=ends, ylim=(len(measures) - 0.4, -0.6), title=textwrap.fill(title, 14))
+            axes.set_xticks(ticks)
             axes.set_yticks(range(len(measures)), measures)
             axes.tick_params(axis="y", length=0)
         handles, labels = columns[0].get_legend_handles_labels()

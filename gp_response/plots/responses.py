@@ -75,9 +75,9 @@ def responses_against_refits(panels: Mapping[str, Mapping[str, Any]], *, of: str
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
             refit, fixed, total = (finite(f"{title}, {key}", arrays[key]) for key in ("refit", "fixed", "total"))
-            ends = 1.05 * np.abs(np.concatenate([refit, fixed])).max() * np.array([-1.0, 1.0])
+            ends = 1.05 * np.abs(np.concatenate([refit, fixed, total])).max() * np.array([-1.0, 1.0])
             axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
-            open_: dict[str, Any] = {"facecolors": "none", "edgecolors": NEGATIVE}
+            open_: dict[str, Any] = {"facecolors": "none", "edgecolors": NEGATIVE, "clip_on": False}
             axes.scatter(refit, fixed, label="hyperparameters fixed", **POINT, **open_)
             axes.scatter(refit, total, color=POSITIVE, label="total", **{**POINT, "s": 5})
             # Most responses are small: near zero the axes are linear, beyond logarithmic.
