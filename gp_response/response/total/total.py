@@ -22,10 +22,12 @@ from gp_response.response.total.answer import Answer, Implicit
 from gp_response.response.total.collapsed_bound import CollapsedBound
 from gp_response.response.total.columns import Columns
 from gp_response.response.total.exact_evidence import ExactEvidence
+from gp_response.response.total.inverse import require_solver
 from gp_response.response.total.objective import Objective
 from gp_response.response.total.optimum import polish as newton
 from gp_response.response.total.parameters import Parameters, hyperparameters
 from gp_response.response.total.result import TotalSusceptibility
+from gp_response.solvers import CG, Lanczos
 
 NEGLIGIBLE = 1e-8  # of a Newton step: nearer optima are not looked at to see what the distance does
 
@@ -40,6 +42,7 @@ def total_susceptibility(
     inducing: bool = False,
     damping: float | None = None,
     polish: bool = False,
+    solver: CG | Lanczos | None = None,
 ) -> TotalSusceptibility:
     """How each observable moves per unit of each perturbation when hyperparameters are optimised again.
 
@@ -76,7 +79,9 @@ def total_susceptibility(
         SolverError: polishing or conjugate gradients did not settle.
     """
     model, exact = _copied(head), data.to(dtype=torch.float64, device="cpu")
-    weights = _chosen(model, features)
+    weights, how = _chosen(model, features), require_solver(solver)
+    if solver is not None and not weights:
+        raise InputError("solver=...: it is for the features' part; give features=True, or leave it out")
     if isinstance(model, SGPR):
         model.place(exact)
     elif inducing:
@@ -92,7 +97,7 @@ def total_susceptibility(
     asked = observable.under(model.condition(exact))
     points = asked.points.to(exact.train.x)
     objective = _objective(model, columns.data, [*parameters.tensors, *weights], points, columns.moved)
-    implicit = Implicit(objective, parameters, weights, floors, columns, asked, damping)
+    implicit = Implicit(objective, parameters, weights, floors, columns, asked, damping, how)
     evaluated = _evaluated(implicit, model, exact, observable, perturbation)
     for parameter, flag in flags.items():
         parameter.requires_grad_(flag)
@@ -122,11 +127,7 @@ def _evaluated(
     moved = susceptibility(model.condition(data), observable, perturbation).matrix - field.matrix
     after = implicit.evaluate()
     parameters.write(start)
-    for one, other in zip(
-        (answer.hyperparameters, answer.features), (after.hyperparameters, after.features), strict=True
-    ):
-        moved = moved if one is None or other is None else moved + other.value - one.value
-    return _Evaluated(field, answer, moved)
+    return _Evaluated(field, answer, moved + after.both.value - answer.both.value)
 
 
 def _result(
@@ -135,15 +136,15 @@ def _result(
     field, answer, optimum = found.field, found.answer, replace(found.answer.optimum, polished=steps)
     pieces = {"hyperparameters": answer.hyperparameters} | ({"features": answer.features} if answer.features else {})
     total = Certified(
-        field.matrix + sum(p.value for p in pieces.values()),
-        field.error + found.drift.abs() + sum(p.error for p in pieces.values()),
+        field.matrix + answer.both.value, field.error + found.drift.abs() + answer.both.error
     )
+    unsettled = {*field.flagged, *_where(~answer.settled)}
 
     def part(certified: Certified, **changes: Any) -> dict[str, Any]:
         """The fields of a response like that of the field."""
         matrix, error = (t.to(data.train.x.device) for t in rounded(certified, data.train.x.dtype))
         known = {name: getattr(field, name) for name in Susceptibility.__dataclass_fields__}
-        flagged = changes.pop("flagged", field.flagged) if optimum.settled else tuple(range(len(matrix)))
+        flagged = changes.pop("flagged", tuple(sorted(unsettled))) if optimum.settled else tuple(range(len(matrix)))
         own = {"matrix": matrix, "error": error, "flagged": flagged, "source": None}
         return known | {"order": "total"} | changes | own
 
@@ -151,13 +152,17 @@ def _result(
     parts = {"field": held_fixed} | {name: part(one) for name, one in pieces.items()}
     slope = parameters.natural()[1][:, None]
     of_hyper = part(
-        Certified(slope * answer.coordinates.value, slope.abs() * answer.coordinates.error), rows=parameters.names, flagged=(),
+        Certified(slope * answer.coordinates.value, slope.abs() * answer.coordinates.error), rows=parameters.names, flagged=_where(~answer.moved),
         unit=f"of the hyperparameter per {perturbation.unit}", observable="hyperparameter",
     )  # fmt: skip
     return TotalSusceptibility(
         **part(total), parts={name: Susceptibility(**one) for name, one in parts.items()},
         hyperparameters=Susceptibility(**of_hyper), optimum=optimum, head=model,
     )  # fmt: skip
+
+
+def _where(chosen: Tensor) -> tuple[int, ...]:
+    return tuple(torch.nonzero(chosen).flatten().tolist())
 
 
 def _copied(head: Any) -> Any:
