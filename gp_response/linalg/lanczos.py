@@ -102,7 +102,9 @@ class Lanczos:
         """
         nodes = self.gauss().nodes
         most = math.log(2.0 * self.basis.shape[2] / math.pi) / 2.0 - math.log(chance)
-        size = self.beside.log().sum(dim=1) + most  # of log p(λ) + Σ log β; -inf where the space has ended and λ is known
+        size = (
+            self.beside.log().sum(dim=1) + most
+        )  # of log p(λ) + Σ log β; -inf where the space has ended and λ is known
         low, gap = torch.zeros_like(size), (size / nodes.shape[1]).exp()
         for _ in range(HALVINGS):
             middle = 0.5 * (low + gap)

@@ -49,7 +49,13 @@ class Implicit:
         self, objective: Objective, parameters: Parameters, features: list[nn.Parameter], floors: Tensor,
         columns: Columns, observable: Observable, damping: float | None, solver: CG | Lanczos,
     ):  # fmt: skip
-        self.solver, self.objective, self.parameters, self.features, self.floors = solver, objective, parameters, features, floors
+        self.solver, self.objective, self.parameters, self.features, self.floors = (
+            solver,
+            objective,
+            parameters,
+            features,
+            floors,
+        )
         self.columns, self.observable, self.damping = columns, observable, damping
 
     def evaluate(self) -> Answer:
@@ -116,7 +122,6 @@ class Implicit:
 
 def _through(slopes: Tensor, moved: Certified) -> Certified:
     return Certified(slopes @ moved.value, slopes.abs() @ moved.error)
-
 
 
 __all__ = ["Answer", "Implicit"]

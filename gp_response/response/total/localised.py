@@ -119,7 +119,9 @@ class Localised:
             if run.steps < LANCZOS and not run.exhausted:
                 continue
             highest, ceiling = float(run.gauss().nodes.max()), float(run.above(CHANCE))
-            if ceiling < (max(1.0, 1.5 * highest) if damping is None else damping) or highest >= (damping or float("inf")):
+            if ceiling < (max(1.0, 1.5 * highest) if damping is None else damping) or highest >= (
+                damping or float("inf")
+            ):
                 break
         return highest, ceiling
 

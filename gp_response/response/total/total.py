@@ -53,8 +53,8 @@ def total_susceptibility(
 
     Cost: for P hyperparameters and n rows `4 P n³` flops and three n x n matrices (on one core three seconds a hyperparameter at
     n = 2,000 and two minutes, in 5 GiB, at 12,000); as much again for the error where the head is not polished, and for each
-    Newton step where it is. All columns and observables come with it. For features one product with the Hessian, `4 n³`, per
-    iteration of conjugate gradients, observable and hyperparameter.
+    Newton step where it is. All columns and observables come with it. For features, products with the Hessian at `4 n³` each: 40
+    for its largest eigenvalue, and then those of one Krylov basis that all observables share (COUNTS). None is needed for a column.
 
     Args:
         head: `gr.Exact` or `gr.SGPR` with Gaussian noise, fitted. It is not changed.
@@ -67,16 +67,22 @@ def total_susceptibility(
         damping: δ; None takes twice the largest curvature with which the evidence bends upwards, and at least one.
         polish: first take Newton steps on a copy of the head, to where its gradient vanishes. Without, a head that is a
             little off its optimum is flagged and the effect estimated; one that is far off is refused.
+        solver: of the features' part. None: `gr.CG(tolerance=1e-10)`. `gr.CG(tolerance, rank)` builds a Krylov basis of that rank,
+            which begins with the observables' gradients, and goes on by block conjugate gradients deflated by it, to the tolerance
+            in the norm of the Hessian. `gr.Lanczos(rank)` stops at the basis: every entry is the middle of an interval between the
+            truncated and the completed inverse, and `.error` takes half its width.
 
     Returns:
         a `TotalSusceptibility`: `.matrix` (m, c), `.error`, `.parts`, `.hyperparameters` (P, c), `.optimum`. Of `.error` the
-        field's part and the linear solves' are bounds (features': estimates from the true residual). What is added for an
-        optimum not reached is an estimate, the change at the end of a Newton step. Rounding of second derivatives, about
-        1e-16 times the condition numbers of the system and of the Hessian, is not bounded.
+        field's part and the linear solves' are bounds; the features' hold but for a chance of 2e-6 over random vectors, from
+        which the lowest eigenvalue of the Hessian and the lengths of columns are bounded. What is added for an optimum not
+        reached is an estimate, the change at the end of a Newton step. Rounding of second derivatives, about 1e-16 times the
+        condition numbers of the system and of the Hessian, is not bounded. Rows whose solve met no tolerance are flagged.
 
     Raises:
-        InputError: another head, a perturbation that moves no training row, hyperparameters at no optimum.
-        SolverError: polishing or conjugate gradients did not settle.
+        InputError: another head or solver, a perturbation that moves no training row, hyperparameters at no optimum, a damping
+            that is not known to exceed the evidence's curvature upwards.
+        SolverError: polishing did not settle.
     """
     model, exact = _copied(head), data.to(dtype=torch.float64, device="cpu")
     weights, how = _chosen(model, features), require_solver(solver)
@@ -135,9 +141,7 @@ def _result(
 ) -> TotalSusceptibility:
     field, answer, optimum = found.field, found.answer, replace(found.answer.optimum, polished=steps)
     pieces = {"hyperparameters": answer.hyperparameters} | ({"features": answer.features} if answer.features else {})
-    total = Certified(
-        field.matrix + answer.both.value, field.error + found.drift.abs() + answer.both.error
-    )
+    total = Certified(field.matrix + answer.both.value, field.error + found.drift.abs() + answer.both.error)
     unsettled = {*field.flagged, *_where(~answer.settled)}
 
     def part(certified: Certified, **changes: Any) -> dict[str, Any]:
@@ -152,8 +156,8 @@ def _result(
     parts = {"field": held_fixed} | {name: part(one) for name, one in pieces.items()}
     slope = parameters.natural()[1][:, None]
     of_hyper = part(
-        Certified(slope * answer.coordinates.value, slope.abs() * answer.coordinates.error), rows=parameters.names, flagged=_where(~answer.moved),
-        unit=f"of the hyperparameter per {perturbation.unit}", observable="hyperparameter",
+        Certified(slope * answer.coordinates.value, slope.abs() * answer.coordinates.error), rows=parameters.names,
+        flagged=_where(~answer.moved), unit=f"of the hyperparameter per {perturbation.unit}", observable="hyperparameter",
     )  # fmt: skip
     return TotalSusceptibility(
         **part(total), parts={name: Susceptibility(**one) for name, one in parts.items()},
