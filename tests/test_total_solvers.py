@@ -8,6 +8,7 @@ from gpytorch.priors import LogNormalPrior
 from total_cases import dense_moves, gap, localised_optimum, optimum
 
 import gp_response as gr
+from gp_response.response.total import localised, tiles
 from gp_response.response.total.inverse import _least, responses
 from gp_response.response.total.localised import Image
 from gp_response.testing import example_data
@@ -56,18 +57,23 @@ def test_both_solvers_give_what_autograd_and_a_dense_inverse_give(exact, change)
         assert gap(moved, dense_moves(exact, DATA, X, change, chi.optimum.damping)) < 1e-8
 
 
-def test_lanczos_at_full_rank_is_conjugate_gradients(head):
-    one, other = total(head), total(head, solver=gr.Lanczos(rank=40, storage="float64"))
+@pytest.mark.parametrize("change", [EVERY, gr.insert(X[:2] + 0.1, Y[:2] - 0.3)])
+def test_lanczos_at_full_rank_is_conjugate_gradients(head, change):
+    one, other = total(head, change=change), total(head, change=change, solver=gr.Lanczos(rank=40, storage="float64"))
     assert gap(other, one.matrix) < 1e-8
     assert gap(other.hyperparameters, one.hyperparameters.matrix) < 1e-8
     assert other.converged
     assert float(other.error.max()) < 1e-6 * float(one.matrix.abs().max())
 
 
+@pytest.fixture(scope="module")
+def truth(head):
+    return total(head, gr.loss(X, Y), solver=gr.CG(tolerance=1e-11))
+
+
 @pytest.mark.parametrize("rank", [2, 5, 9, 14, 20])
 @pytest.mark.parametrize("storage", ["float32", "float64"])
-def test_intervals_of_any_rank_cover_every_entry(head, rank, storage):
-    truth = total(head, gr.loss(X, Y), solver=gr.CG(tolerance=1e-11))
+def test_intervals_of_any_rank_cover_every_entry(head, truth, rank, storage):
     chi = total(head, gr.loss(X, Y), solver=gr.Lanczos(rank=rank, storage=storage))
     assert covered(chi, truth)
     assert all(covered(part, truth.parts[name]) for name, part in chi.parts.items())
@@ -92,8 +98,8 @@ def test_refits_of_the_localised_objective_lie_in_the_interval(head):
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
-def test_conjugate_gradients_reach_the_tolerance_asked(head, tolerance):
-    truth, chi = total(head), total(head, solver=gr.CG(tolerance=tolerance, rank=6))
+def test_conjugate_gradients_reach_the_tolerance_asked(head, truth, tolerance):
+    chi = total(head, gr.loss(X, Y), solver=gr.CG(tolerance=tolerance, rank=6))
     assert chi.converged
     assert covered(chi, truth)
     assert gap(chi, truth.matrix) < tolerance
@@ -119,6 +125,26 @@ def test_an_interrupted_basis_goes_on_and_reads_its_columns_anew(exact, tmp_path
         assert gap(chi, whole.matrix) < 1e-12
         assert gap(chi.error, whole.error) < 1e-12
     assert again.optimum.products > 0
+
+
+def test_tiles_that_are_kept_and_tiles_that_are_not_are_the_same(exact, monkeypatch):
+    changes = (EVERY, gr.shift_inputs(torch.tensor([1.0, 0.0, 0.0])))
+    kept = [total(exact, change=change) for change in changes]
+    monkeypatch.setattr(tiles, "KEPT", 0)
+    monkeypatch.setattr(tiles, "ENTRIES", 20 * len(DATA.train))
+    for one, change in zip(kept, changes, strict=True):
+        assert gap(total(exact, change=change), one.matrix) < 1e-9
+
+
+def test_a_damping_that_few_steps_cannot_tell_from_the_curvature_is_refused(exact, monkeypatch):
+    highest = total(exact).optimum.highest
+    near = total(exact, damping=1.1 * highest)
+    assert near.converged
+    monkeypatch.setattr(localised, "LANCZOS", 3)
+    assert gap(total(exact, damping=1.1 * highest), near.matrix) < 1e-8  # goes on until it knows
+    monkeypatch.setattr(localised, "MOST", 5)
+    with pytest.raises(gr.InputError, match="5 Lanczos steps do not exclude"):
+        total(exact, damping=1.1 * highest)
 
 
 REFUSED = {

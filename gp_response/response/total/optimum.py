@@ -33,7 +33,7 @@ class Optimum:
         highest, ceiling: bounds of the largest eigenvalue that the features' curvature has without δ, by Lanczos: from below,
             and from above but for a chance of 1e-6; None likewise.
         tilt: the norm of the features' gradient that the localised objective takes away; None likewise.
-        products: second derivatives of the evidence along the features' weights that were taken.
+        products: second derivatives of the evidence along the features' weights that were taken here.
     """
 
     names: tuple[str, ...]
