@@ -120,7 +120,9 @@ def interior_point(program: BoxProgram, span: np.ndarray | None = None) -> Inter
     if "PrimalInfeasible" in status:
         return None
     if status not in ("Solved", "AlmostSolved"):
-        raise SolverError(f"the quadratic program of {c} columns and {r} conditions ended as {status}; widen the bounds")
+        raise SolverError(
+            f"the quadratic program of {c} columns and {r} conditions ended as {status}; widen the bounds"
+        )
     value, multipliers = np.asarray(found.x)[:count], -np.asarray(found.z)[: equal.shape[0]]
     value = value if len(blocks) == 1 else value[:c] - value[c:]
     force = multipliers[:r] @ rows + (0.0 if span is None else multipliers[r:])

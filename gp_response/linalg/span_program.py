@@ -1,11 +1,11 @@
-"""The program of `box_program` with u confined to a subspace, `u = U z`, as where entries are moved by fewer unknowns than there are.
+"""The program of `box_program` with u confined to a subspace, `u = U z`, as where more entries move than there are unknowns.
 
-The force on an entry is then no longer what the conditions pull it with, as what its neighbours may do counts, too, and Newton's
-method on the multipliers of the conditions alone does not see which entries are held at a bound (or at zero, where size costs).
-The interior point is sharpened by a primal-dual active set (Hintermüller, Ito & Kunisch 2003) instead: with the entries held that it
-says are, the rest is a least-squares problem in z; multipliers of the wrong sign let go of entries, entries beyond a bound are held.
-Entries held that follow from others held (degenerate corners) are left out by a pivoted QR, and of all rounds within bounds
-and conditions to rounding the one of least cost is taken.
+The force on an entry then comes from its neighbours, too, not from the conditions alone, so that Newton's method on the multipliers
+of the conditions does not see which entries are held at a bound (or at zero, where size costs). The interior point is sharpened
+by a primal-dual active set (Hintermüller, Ito & Kunisch 2003) instead: with the entries held that it says are, the rest is a
+least-squares problem in z; multipliers of the wrong sign let go of entries, entries beyond a bound are held. Entries held that
+follow from others held (degenerate corners) are left out by a pivoted QR, and of all rounds within bounds and conditions to
+rounding the one of least cost is taken.
 """
 
 from typing import NamedTuple
@@ -29,6 +29,10 @@ def solve_within(program: BoxProgram, span: np.ndarray) -> np.ndarray | None:
     Raises:
         SolverError: the interior-point method gave up.
     """
+    if program.sparsity == 0.0:
+        alone = _held(program, span, np.full(len(span), FREE, dtype=np.int8))
+        if alone.off <= ROUNDING:  # no bound is in the way
+            return np.clip(alone.value, program.lower, program.upper)
     found = interior_point(program, span)
     return None if found is None else _sharpened(program, span, found)
 

@@ -1,9 +1,9 @@
 """The linear inverse problem: the least change of sample weights that a first-order response says has a wanted effect.
 
 With `χ root⁻¹ = U S V` (root: square roots of the columns' sizes), the conditions are `V u = S⁻¹Uᵀ aim` for `u = root · change`:
-orthonormal rows, however alike the observables. Columns that share rows are replaced by the parts they cut the rows into, whose
-u is confined to what the columns can make of it (`overlap`). Without mass, bounds and strengths the answer is the pseudo-inverse `χ⁺ aim`,
-with `rank` the truncated one.
+orthonormal rows, however alike the observables. Where columns share rows, u belongs to the parts they cut the rows into and is
+confined to what columns can make of it (`overlap`). Without mass, bounds and strengths the answer is the pseudo-inverse
+`χ⁺ aim`, with `rank` the truncated one.
 """
 
 from typing import NamedTuple

@@ -173,7 +173,11 @@ def _named(room: WeightRoom, atom: int, columns: tuple[str, ...]) -> str:
     if room.overlap is None:
         return f"column {columns[atom]!r}"
     shared = [columns[c] for c in torch.nonzero(room.overlap.incidence[atom]).flatten().tolist()]
-    return f"the part that columns {shared} alone have" if len(shared) > 1 else f"the part that column {shared[0]!r} alone has"
+    return (
+        f"the part that columns {shared} alone have"
+        if len(shared) > 1
+        else f"the part that column {shared[0]!r} alone has"
+    )
 
 
 __all__ = ["MASS", "WeightRoom", "weight_room"]
