@@ -557,10 +557,6 @@ def test_nothing_wanted_changes_nothing():
         (lambda: gr.pattern(CHI, TARGET, weights=torch.ones(40)), "weights"),
         (lambda: gr.pattern(gr.susceptibility(POSTERIOR, gr.value(X[:1]), gr.reweight()), [0.1], ridge="auto"), "auto"),
         (
-            lambda: gr.pattern(gr.susceptibility(POSTERIOR, gr.value(X), gr.reweight([[0, 1], [1, 2]])), TARGET),
-            "two columns",
-        ),
-        (
             lambda: gr.pattern(gr.susceptibility(POSTERIOR, gr.value(X), gr.reweight([3, 4])), TARGET, bounds=(0.9, 3)),
             "in no column",
         ),

@@ -53,6 +53,13 @@ class BoxProgram:
         rows = np.concatenate([self.rows, self.along[None] / length])
         return rows, np.append(self.aim, self.moved / length), np.append(self.slack, 0.0)
 
+    def cost(self, u: np.ndarray) -> float:
+        """What is minimised."""
+        soft = self.slack > 0
+        missed = self.rows[soft] @ u - self.aim[soft]
+        own = 0.5 * u @ u + self.sparsity * self.along @ np.abs(u)
+        return float(self.curvature * own + 0.5 * np.sum(missed**2 / self.slack[soft]))
+
     def response(self, multipliers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The u that multipliers of the conditions ask for, and which of its entries would move with them."""
         pull = multipliers @ self.conditions()[0]
@@ -74,24 +81,38 @@ def solve_box(program: BoxProgram) -> Optimum | None:
     Raises:
         SolverError: the interior-point method gave up.
     """
-    found = _interior_point(program)
+    found = interior_point(program)
     return None if found is None else _sharpened(program, found)
 
 
-def _interior_point(program: BoxProgram) -> Optimum | None:
+class Interior(NamedTuple):
+    """A near-minimiser u, (c,), multipliers of the conditions, and the force on each entry, (c,): κu where it is free."""
+
+    value: np.ndarray
+    multipliers: np.ndarray
+    force: np.ndarray
+
+
+def interior_point(program: BoxProgram, span: np.ndarray | None = None) -> Interior | None:
+    """The minimiser to `TOLERANCE`, or None where there is none. span: (c, p), whose range u is confined to; None: all.
+
+    Raises:
+        SolverError: the interior-point method gave up.
+    """
     rows, aim, slack = program.conditions()
+    if _exclude_each_other(rows[slack == 0] if span is None else rows[slack == 0] @ span, aim[slack == 0]):
+        return None
     blocks, lower, upper, linear = _variables(program)
     soft = np.flatnonzero(slack > 0)
-    r, count, width = len(rows), len(lower), len(soft)
-    pick = sparse.csc_matrix((-np.ones(width), (soft, np.arange(width))), shape=(r, width))
-    equal = sparse.hstack([sparse.csc_matrix(rows @ block if block is not None else rows) for block in blocks] + [pick])
-    eye = sparse.identity(count + width, format="csc")
+    equal = _equalities(rows, blocks, soft, span)
+    (r, c), count, total = rows.shape, len(lower), equal.shape[1]
+    eye = sparse.identity(total, format="csc")
     below, above = np.flatnonzero(np.isfinite(lower)), np.flatnonzero(np.isfinite(upper))
     matrix = sparse.vstack([equal, -eye[below], eye[above]], format="csc")
-    right = np.concatenate([aim, -lower[below], upper[above]])
-    weight = np.concatenate([np.full(count, program.curvature), 1.0 / slack[soft]])
-    linear = np.concatenate([linear, np.zeros(width)])
-    sizes = ((clarabel.ZeroConeT, r), (clarabel.NonnegativeConeT, len(below) + len(above)))
+    right = np.concatenate([aim, np.zeros(equal.shape[0] - r), -lower[below], upper[above]])
+    weight = np.concatenate([np.full(count, program.curvature), 1.0 / slack[soft], np.zeros(total - count - len(soft))])
+    linear = np.concatenate([linear, np.zeros(total - count)])
+    sizes = ((clarabel.ZeroConeT, equal.shape[0]), (clarabel.NonnegativeConeT, len(below) + len(above)))
     cones = [kind(size) for kind, size in sizes if size]
     solver = clarabel.DefaultSolver(sparse.diags(weight, format="csc"), linear, matrix, right, cones, _settings())
     found = solver.solve()
@@ -100,11 +121,32 @@ def _interior_point(program: BoxProgram) -> Optimum | None:
         return None
     if status not in ("Solved", "AlmostSolved"):
         raise SolverError(
-            f"the quadratic program of {count} columns and {r} conditions ended as {status}; widen the bounds"
+            f"the quadratic program of {c} columns and {r} conditions ended as {status}; widen the bounds"
         )
-    value = np.asarray(found.x)[:count]
-    value = value if len(blocks) == 1 else value[: count // 2] - value[count // 2 :]
-    return Optimum(np.clip(value, program.lower, program.upper), -np.asarray(found.z)[:r])
+    value, multipliers = np.asarray(found.x)[:count], -np.asarray(found.z)[: equal.shape[0]]
+    value = value if len(blocks) == 1 else value[:c] - value[c:]
+    force = multipliers[:r] @ rows + (0.0 if span is None else multipliers[r:])
+    return Interior(np.clip(value, program.lower, program.upper), multipliers[:r], force)
+
+
+def _exclude_each_other(rows: np.ndarray, aim: np.ndarray) -> bool:
+    """Whether conditions cannot all be met, bounds aside. The interior-point method may take long to see it, or not see it."""
+    if not len(aim):
+        return False
+    missed = rows @ np.linalg.lstsq(rows, aim, rcond=None)[0] - aim
+    return bool(np.linalg.norm(missed) > TOLERANCE * (1.0 + np.linalg.norm(aim)))
+
+
+def _equalities(rows: np.ndarray, blocks: list, soft: np.ndarray, span: np.ndarray | None) -> sparse.csc_matrix:
+    """`rows u - e` and, with a span, `u - span z`, of the unknowns u (in blocks), e of soft conditions, z."""
+    pick = sparse.csc_matrix((-np.ones(len(soft)), (soft, np.arange(len(soft)))), shape=(len(rows), len(soft)))
+    parts = [sparse.csc_matrix(rows if block is None else rows @ block) for block in blocks]
+    if span is None:
+        return sparse.hstack([*parts, pick], format="csc")
+    itself = [sparse.identity(len(span)) if block is None else block for block in blocks]
+    return sparse.bmat(
+        [[*parts, pick, None], [*itself, None, -sparse.csc_matrix(span)]], format="csc"
+    )  # fmt: skip
 
 
 def _variables(program: BoxProgram) -> tuple[list, np.ndarray, np.ndarray, np.ndarray]:
@@ -125,7 +167,7 @@ def _settings() -> clarabel.DefaultSettings:
     return settings
 
 
-def _sharpened(program: BoxProgram, found: Optimum) -> Optimum:
+def _sharpened(program: BoxProgram, found: Interior) -> Optimum:
     """Newton's method on the multipliers from those found; the interior point where it does not come nearer."""
     rows, aim, slack = program.conditions()
 
@@ -171,4 +213,4 @@ def _on_the_sum(program: BoxProgram, value: np.ndarray) -> np.ndarray:
     return np.clip(value + 0.5 * (low + high) * program.along, program.lower, program.upper)
 
 
-__all__ = ["BoxProgram", "Optimum", "solve_box"]
+__all__ = ["BoxProgram", "Interior", "Optimum", "interior_point", "solve_box"]

@@ -1,8 +1,9 @@
 """The linear inverse problem: the least change of sample weights that a first-order response says has a wanted effect.
 
 With `χ root⁻¹ = U S V` (root: square roots of the columns' sizes), the conditions are `V u = S⁻¹Uᵀ aim` for `u = root · change`:
-orthonormal rows, however alike the observables. Without mass, bounds and strengths the answer is the pseudo-inverse `χ⁺ aim`,
-with `rank` the truncated one.
+orthonormal rows, however alike the observables. Where columns share rows, u belongs to the parts they cut the rows into and is
+confined to what columns can make of it (`overlap`). Without mass, bounds and strengths the answer is the pseudo-inverse
+`χ⁺ aim`, with `rank` the truncated one.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gp_response.linalg.box_program import BoxProgram, Optimum, solve_box
+from gp_response.errors import SolverError
+from gp_response.linalg.box_program import BoxProgram, solve_box
+from gp_response.linalg.span_program import solve_within
 from gp_response.response.weight_room import WeightRoom
 
 EPS = torch.finfo(torch.float64).eps
@@ -59,7 +62,7 @@ def _conditions(
     room: WeightRoom, matrix: Tensor, aim: Tensor, rank: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     """V, S, what V u should be, and whether the aim lies in the span of the responses."""
-    left, values, right = torch.linalg.svd(matrix / room.root, full_matrices=False)
+    left, values, right = torch.linalg.svd(room.by_u(matrix), full_matrices=False)
     floor = EPS * max(matrix.shape) * float(values[0]) if len(values) else 0.0
     count = int((values > floor).sum())
     lost = aim - left[:, :count] @ (left[:, :count].T @ aim)
@@ -69,18 +72,27 @@ def _conditions(
     return right[:kept].numpy(), values[:kept].numpy(), wanted.numpy(), within
 
 
-def _hard(room: WeightRoom, rows: np.ndarray, wanted: np.ndarray, sparsity: float) -> Optimum | None:
-    return solve_box(_program(room, rows, wanted, np.zeros(len(wanted)), 1.0, sparsity))
+def _hard(room: WeightRoom, rows: np.ndarray, wanted: np.ndarray, sparsity: float) -> np.ndarray | None:
+    return _solved(room, _program(room, rows, wanted, np.zeros(len(wanted)), 1.0, sparsity))
 
 
 def _soft(
     room: WeightRoom, rows: np.ndarray, values: np.ndarray, wanted: np.ndarray, ridge: float, sparsity: float
-) -> Optimum:  # fmt: skip
+) -> np.ndarray:  # fmt: skip
     """Squares of what is missed, each in units of the largest response so that the numbers stay near one."""
     scale = float(values[0]) ** 2 if len(values) else 1.0
-    found = solve_box(_program(room, rows, wanted, scale / values**2, ridge / scale, sparsity))
-    assert found is not None, "the room is not empty, and nothing else is asked for"
+    found = _solved(room, _program(room, rows, wanted, scale / values**2, ridge / scale, sparsity))
+    if found is None:  # the room is not empty, and nothing else is asked for
+        raise SolverError("the bounds leave next to no weights to choose from; widen them, or use mass='free'")
     return found
+
+
+def _solved(room: WeightRoom, program: BoxProgram) -> np.ndarray | None:
+    """The minimising u, (k,), or None where the conditions exclude each other."""
+    if room.overlap is not None and room.overlap.span is not None:
+        return solve_within(program, room.overlap.span.numpy())
+    found = solve_box(program)
+    return None if found is None else found.value
 
 
 def _program(
@@ -101,8 +113,8 @@ def _program(
     )
 
 
-def _change(room: WeightRoom, found: Optimum) -> Tensor:
-    return torch.from_numpy(found.value) / room.root
+def _change(room: WeightRoom, found: np.ndarray) -> Tensor:
+    return room.change(torch.from_numpy(found))
 
 
 __all__ = ["Nearest", "Strengths", "nearest"]

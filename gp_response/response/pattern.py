@@ -34,8 +34,12 @@ def pattern(
 ) -> Pattern:
     """The least change of sample weights that changes observables as wanted, certified by conditioning on it.
 
+    Least is `½ ‖Δρ‖²` of all rows. Where several changes of overlapping groups move every row alike (a group given twice, or
+    made up of others), `Pattern.change` is the one of least norm.
+
     Args:
-        chi: a first-order response to `reweight`, (m, c): every sample, some samples, or groups, which then move as one.
+        chi: a first-order response to `reweight`, (m, c): every sample, some samples, or groups, which then move as one. Groups
+            may share rows: a row's weight moves by the sum of the changes of its groups.
         target: (m,) wanted changes ⟨O⟩_new - ⟨O⟩_old, in the observables' unit, or `{name: change}` of some; the others may
             then move (see `Pattern.side_effects`), while a target of 0 holds one still.
         mass: "conserve" keeps the sum of all weights, "free" does not.

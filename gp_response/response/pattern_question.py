@@ -47,9 +47,9 @@ def question(
         start, _reweighting(source), None if source is None else source.posterior.data,
         chi.columns, bounds=bounds, mass=mass,
     )  # fmt: skip
-    if source is not None and iterations and bool((room.lower[room.at] < 0).any()):
+    if source is not None and iterations and bool((room.lower[room.rows] < 0).any()):
         raise InputError(
-            f"bounds reach down to {float(room.lower[room.at].min()):g}, and no model can be conditioned on negative weights; "
+            f"bounds reach down to {float(room.lower[room.rows].min()):g}, and no model can be conditioned on negative weights; "
             "use bounds of 0 or more, or iterations=0 for the linear answer"
         )
     return Question(

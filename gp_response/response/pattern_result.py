@@ -44,7 +44,8 @@ class Pattern:
 
     Attributes:
         weights: (n,) new weights of all training rows, in training order, in the data's precision.
-        change: (c,) change of each column's weight, float64; `columns` are their names.
+        change: (c,) change of each column's weight, float64; `columns` are their names. A row in several moves by their sum; of
+            changes that move all rows alike, the one of least norm.
         observables: (q,) names of those asked for.
         target: (q,) wanted changes ⟨O⟩_new - ⟨O⟩_old.
         predicted: (q,) what the response at the old weights says; predicted_error: bound on that product's error, from

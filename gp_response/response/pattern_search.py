@@ -167,8 +167,9 @@ class Search:
         missed = 0.5 * float((self.combine @ (moved - self.asked.target)).square().sum())
         if self.strengths.ridge == 0.0:
             return missed
-        sizes = self.asked.room.sizes
-        price = (sizes * (0.5 * change.square() + self.strengths.sparsity * change.abs())).sum()
+        room = self.asked.room
+        moves = room.moves(change)
+        price = (room.sizes * (0.5 * moves.square() + self.strengths.sparsity * moves.abs())).sum()
         return missed + self.strengths.ridge * float(price)
 
     def _tried(self, change: Tensor) -> State | None:
@@ -222,7 +223,7 @@ def _leading(asked: Question, rank: int | None) -> Tensor:
     """The combinations of observables that the weights are to move, (r, q): all, or those that move most easily."""
     if rank is None:
         return torch.eye(len(asked.target), dtype=torch.float64)
-    return torch.linalg.svd(asked.matrix / asked.room.root, full_matrices=False)[0][:, :rank].T
+    return torch.linalg.svd(asked.room.by_u(asked.matrix), full_matrices=False)[0][:, :rank].T
 
 
 __all__ = ["Search"]

@@ -17,7 +17,7 @@ from gp_response.response.weight_room import WeightRoom
 
 FOLDS = 5
 RIDGES = tuple(10.0**-k for k in range(9))  # in units of the largest squared singular value of the response
-SPARSITIES = (0.5, 0.2, 0.1, 0.03, 0.01, 0.0)  # in units of the largest change without
+SPARSITIES = (0.5, 0.2, 0.1, 0.03, 0.01, 0.0)  # in units of the largest move of a row without
 LEVELS = 12  # ranks tried at most
 
 
@@ -36,10 +36,10 @@ def choose_strengths(
         levels = range(1, len(target) + 1)[:: max(1, len(target) // LEVELS)]
         found = _best(room, matrix, target, [found._replace(rank=r) for r in levels])
     if ridge == "auto":
-        scale = float(torch.linalg.matrix_norm(matrix / room.root, 2)) ** 2
+        scale = float(torch.linalg.matrix_norm(room.by_u(matrix), 2)) ** 2
         found = _best(room, matrix, target, [found._replace(ridge=share * scale) for share in RIDGES])
     if sparsity == "auto":
-        largest = float(nearest(room, matrix, target, found).change.abs().max())
+        largest = float(room.moves(nearest(room, matrix, target, found).change).abs().max())
         found = _best(room, matrix, target, [found._replace(sparsity=share * largest) for share in SPARSITIES])
     return found
 

@@ -33,7 +33,10 @@ class Rows(Perturbation):
             bad = next(int(i) for i in at if not -n <= int(i) < n)
             raise InputError(f"{self.kind} got row {bad}; the training set has rows 0 to {n - 1}")
         sizes = torch.tensor([len(rows) for rows in self.rows], device=device)
-        return at % n, torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes), len(sizes)
+        column = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+        if bool((at < 0).any()) and len((column * n + at % n).unique()) < len(at):
+            raise InputError(f"{self.kind} got a row twice in one group, once counted from the end; name it once")
+        return at % n, column, len(sizes)
 
     def columns(self, data: Dataset) -> list[str]:
         if self.labels is not None:
@@ -230,7 +233,8 @@ def reweight(rows: Any = None) -> Reweight:
 
     Args:
         rows: None for every training row, one column each, in training order; a sequence of row numbers, one column
-            each; or groups `{name: rows}` / a sequence of sequences, one column a group.
+            each; or groups `{name: rows}` / a sequence of sequences, one column a group. Groups may share rows, which then
+            move with each of them.
     """
     return Reweight(rows)
 

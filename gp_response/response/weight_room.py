@@ -1,4 +1,4 @@
-"""What sample weights may become: the rows that each column moves, the bounds, and the mass that is kept."""
+"""What sample weights may become: the rows that columns move, the bounds, and the mass that is kept."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
+from gp_response.response.overlap import Overlap, atoms
 from gp_response.response.perturbations import Reweight
 
 MASS = ("conserve", "free")
@@ -16,43 +17,66 @@ MASS = ("conserve", "free")
 class WeightRoom:
     """Weights `start + Σ_c change_c 1[row in column c]` within bounds. All on the CPU in float64.
 
+    What moves as one are atoms: the columns or, where these overlap, sets of rows that are in the same columns.
+
     Attributes:
         start: (n,), the weights before.
-        at, column: (s,) rows moved and the column that moves each.
-        sizes: (c,) rows in each column.
+        rows, atom: (r,) rows that move and the atom that each is in.
+        sizes: (k,) rows in each atom.
         lower, upper: (n,) bounds on the new weights.
         conserve: whether their sum stays.
+        overlap: how columns move atoms; None: atoms are the columns.
     """
 
     start: Tensor
-    at: Tensor
-    column: Tensor
+    rows: Tensor
+    atom: Tensor
     sizes: Tensor
     lower: Tensor
     upper: Tensor
     conserve: bool
+    overlap: Overlap | None = None
 
     @property
     def root(self) -> Tensor:
-        """√sizes: `u = root · change` has the norm of the change of all rows."""
+        """√sizes: `u = root · moves` has the norm of the change of all rows."""
         return self.sizes.sqrt()
 
+    def moves(self, change: Tensor) -> Tensor:
+        """By how much a change of the columns moves each atom's rows, (k,)."""
+        return change if self.overlap is None else self.overlap.moves(change)
+
+    def change(self, u: Tensor) -> Tensor:
+        """The change of the columns (c,) for `u = root · moves`, (k,); of several that of least norm."""
+        return u / self.root if self.overlap is None else self.overlap.inverse @ u
+
+    def by_u(self, matrix: Tensor) -> Tensor:
+        """Responses to columns (m, c) as those to u, (m, k)."""
+        return matrix / self.root if self.overlap is None else matrix @ self.overlap.inverse
+
     def box(self) -> tuple[Tensor, Tensor]:
-        """Bounds on the change of each column, (c,): those of the tightest of its rows."""
-        low, high = ((bound - self.start)[self.at] for bound in (self.lower, self.upper))
+        """Bounds on the move of each atom, (k,): those of the tightest of its rows."""
+        low, high = ((bound - self.start)[self.rows] for bound in (self.lower, self.upper))
         wide = torch.full_like(self.sizes, float("inf"))
         return (
-            (-wide).scatter_reduce(0, self.column, low, "amax"),
-            wide.scatter_reduce(0, self.column, high, "amin"),
+            (-wide).scatter_reduce(0, self.atom, low, "amax"),
+            wide.scatter_reduce(0, self.atom, high, "amin"),
         )
+
+    def mass_range(self) -> tuple[float, float] | None:
+        """Least and largest change of the mass within the bounds, or None where nothing is within them."""
+        low, high = self.box()
+        if self.overlap is not None:
+            return self.overlap.mass_range(self.sizes, low, high)
+        return float((self.sizes * low).sum()), float((self.sizes * high).sum())
 
     def weights(self, change: Tensor, dtype: torch.dtype) -> Tensor:
         """The new weights (n,) in a precision: within the bounds exactly, what rounding takes from one row given to the next."""
-        exact = self.start.clone()
-        exact[self.at] = (exact[self.at] + change[self.column]).clamp(self.lower[self.at], self.upper[self.at])
+        exact, moves = self.start.clone(), self.moves(change)[self.atom]
+        exact[self.rows] = (exact[self.rows] + moves).clamp(self.lower[self.rows], self.upper[self.rows])
         if dtype == torch.float64:
             return exact
-        moved = self.at[change[self.column] != 0]
+        moved = self.rows[moves != 0]
         short = exact.to(dtype)
         short[moved] = _rounded_sum(exact[moved], self.lower[moved], self.upper[moved], dtype)
         return short
@@ -82,7 +106,7 @@ def weight_room(
     """The room of a reweighting's columns. perturbation, data: None where the columns are all samples, in order.
 
     Raises:
-        InputError: bounds of the wrong form, or that no weights of this mass meet; a row in two columns.
+        InputError: bounds of the wrong form, or that no weights of this mass meet; overlapping columns beyond memory.
     """
     if mass not in MASS:
         raise InputError(f"mass={mass!r}: expected 'conserve' (the sum of all weights stays) or 'free'")
@@ -93,13 +117,11 @@ def weight_room(
     else:
         at, column, count = perturbation.groups(data)
         at, column = at.cpu(), column.cpu()
-    rows, times = at.unique(return_counts=True)
-    if bool((times > 1).any()):
-        raise InputError(f"row {int(rows[times > 1][0])} is in two columns; pattern needs disjoint ones")
+    found = atoms(at, column, count)
+    sizes = torch.bincount(found.atom, minlength=count if found.incidence is None else 0).double()
+    overlap = None if found.incidence is None else Overlap.of(found.incidence, sizes)
     lower, upper = _bounds(bounds, len(start))
-    room = WeightRoom(
-        start, at, column, torch.bincount(column, minlength=count).double(), lower, upper, mass == "conserve"
-    )
+    room = WeightRoom(start, found.rows, found.atom, sizes, lower, upper, mass == "conserve", overlap)
     _refuse_empty(room, columns)
     return room
 
@@ -123,24 +145,39 @@ def _bounds(bounds: Any, n: int) -> tuple[Tensor, Tensor]:
 
 def _refuse_empty(room: WeightRoom, columns: tuple[str, ...]) -> None:
     fixed = torch.ones(len(room.start), dtype=torch.bool)
-    fixed[room.at] = False
-    outside = fixed & ((room.start < room.lower) | (room.start > room.upper))
-    if bool(outside.any()):
-        row = int(torch.nonzero(outside)[0])
+    fixed[room.rows] = False
+    outside = (room.start < room.lower) | (room.start > room.upper)
+    if not bool(outside.any()):
+        return
+    if bool((fixed & outside).any()):
+        row = int(torch.nonzero(fixed & outside)[0])
         raise InputError(
             f"row {row} has weight {float(room.start[row]):g}, is outside the bounds and in no column; widen the bounds"
         )
     low, high = room.box()
     if bool((low > high).any()):
-        worst = int(torch.nonzero(low > high)[0])
-        raise InputError(f"no change of column {columns[worst]!r} brings all its rows within the bounds; widen them")
-    least, most = float((room.sizes * low).sum()), float((room.sizes * high).sum())
-    if room.conserve and (least > 0 or most < 0):
+        named = _named(room, int(torch.nonzero(low > high)[0]), columns)
+        raise InputError(f"no change of {named} brings all its rows within the bounds; widen them")
+    ends = room.mass_range()
+    if ends is None:
+        raise InputError("no change of these overlapping columns brings all their rows within the bounds; widen them")
+    if room.conserve and (ends[0] > 0 or ends[1] < 0):
         total = float(room.start.sum())
         raise InputError(
-            f"the bounds exclude every weight vector of mass {total:g}: within them it lies between {total + least:g} and "
-            f"{total + most:g}; widen the bounds or use mass='free'"
+            f"the bounds exclude every weight vector of mass {total:g}: within them it lies between {total + ends[0]:g} and "
+            f"{total + ends[1]:g}; widen the bounds or use mass='free'"
         )
+
+
+def _named(room: WeightRoom, atom: int, columns: tuple[str, ...]) -> str:
+    if room.overlap is None:
+        return f"column {columns[atom]!r}"
+    shared = [columns[c] for c in torch.nonzero(room.overlap.incidence[atom]).flatten().tolist()]
+    return (
+        f"the part that columns {shared} alone have"
+        if len(shared) > 1
+        else f"the part that column {shared[0]!r} alone has"
+    )
 
 
 __all__ = ["MASS", "WeightRoom", "weight_room"]
