@@ -57,22 +57,15 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
         model.likelihood.check(data.train.y)
         self.law = model.likelihood  # type: ignore[assignment]
         super().__init__(model, data)
-        self.outputs = self.rows.outputs()  # (n, C)
+        self.outputs = self.rows.outputs().reshape(-1, self.classes)
         if centre is not None:
             self.centre = centre
             self._to_mode(torch.zeros_like(centre) if start is None else start)
         self.probabilities = torch.softmax(self.outputs, dim=-1)
 
     def _to_mode(self, start: Tensor) -> None:
-        problem = SoftmaxProblem(
-            self.rows,
-            self.outputs,
-            self._off,
-            self._weight,
-            self.law.indicator(self.data.train.y),
-            self.centre,
-            self.eps,
-        )
+        labels = self.law.indicator(self.data.train.y)
+        problem = SoftmaxProblem(self.rows, self.outputs, self._off, self._weight, labels, self.centre, self.eps)
         found = softmax_mode(problem, self._newton_factor, start)
         u, zero, far = found.move[:, None], torch.zeros_like(found.move[:, None]), found.change
         none = zero[0]

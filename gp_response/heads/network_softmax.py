@@ -8,7 +8,6 @@ from torch import Tensor
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.heads.network_model import NetworkModel
-from gp_response.heads.network_rows import NetworkRows
 from gp_response.likelihoods import Likelihood
 
 
@@ -52,10 +51,9 @@ class NetworkSoftmax:
         data = data.to(device=self.centre.device)
         return self.kind(replace(self.model, beta=self.beta), data, centre=self.centre)
 
-    def weight_scale(self, x: Tensor) -> float:
-        """About the weight at which new rows x (k, d) begin to outweigh the prior, at most 1."""
-        lengths = NetworkRows(self.model.tangent, x, self.model.root, batch=self.model.batch).lengths
-        return min(1.0, 2.0 / (self.beta * float(lengths.square().max())))
+    def weight_scale(self, data: Dataset) -> float:
+        """About the weight at which rows begin to outweigh the prior, at most 1."""
+        return min(1.0, 2.0 / (self.beta * float(self.model.rows(data).lengths.square().max())))
 
 
 __all__ = ["NetworkSoftmax"]

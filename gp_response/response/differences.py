@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gp_response.data import Split
+from gp_response.data import Dataset
 from gp_response.posterior import Certified
 
 LEVELS = {2: 4, 1: 6}  # of extrapolation, by the powers of the step in the error: even ones, or all
@@ -43,19 +43,20 @@ def difference(at: Callable[[float], Tensor], step: float, *, before: Tensor | N
     return best
 
 
-def step_of_weights(head: Any, before: Split, after: Split, h: float) -> Step | None:
+def step_of_weights(head: Any, before: Dataset, after: Dataset, h: float) -> Step | None:
     """A step over which refits change smoothly where h moved the weights of rows, new rows last; None where it moved none.
 
-    head: `weight_scale(x)` says what weight is little for rows that had none.
+    head: `weight_scale(data)` says what weight is little for rows that had none.
     """
-    old = torch.cat([before.weights, before.weights.new_zeros(len(after) - len(before))]).double()
-    rate = (after.weights.double() - old) / h
+    old, now = (data.train.weights.double() for data in (before, after))
+    old = torch.cat([old, old.new_zeros(len(now) - len(old))])
+    rate = (now - old) / h
     moved, new = rate != 0, (rate != 0) & (old == 0)
     if not bool(moved.any()):
         return None
     little = SHARE * old
     if bool(new.any()):
-        little = torch.where(new, FROM_ZERO * head.weight_scale(after.x[new]) / int(new.sum()), little)
+        little = torch.where(new, FROM_ZERO * head.weight_scale(after.keep(new)) / int(new.sum()), little)
     return Step(float((little[moved] / rate[moved].abs()).min()), bool(new.any()))
 
 

@@ -103,7 +103,7 @@ class Refit:
     def _step(self, column: int) -> Step:
         if not self.perturbation.changes_head:
             changed = _one(self.perturbation, self.data, column, self.count, 0.5)
-            found = step_of_weights(self.head, self.data.train, changed.train, 0.5)
+            found = step_of_weights(self.head, self.data, changed, 0.5)
             if found is not None:
                 return found
         return Step(0.5 * float(self.perturbation.scale(self.head, self.data)[column]), False)
