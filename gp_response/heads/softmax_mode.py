@@ -24,6 +24,7 @@ KEEP = 0.01  # of the gradient: a factor whose step left no more serves another 
 FALLS = 0.5  # what rounding leaves of a gradient that still falls
 ARMIJO, SHORTEST = 1e-4, 1e-6
 SLACK = 64.0  # of sums in the energy, in units of eps
+SOFTMAX = 4.0 * torch.finfo(torch.float64).eps  # rounding of a probability
 
 
 class SoftmaxMode(NamedTuple):
@@ -71,12 +72,17 @@ class SoftmaxProblem:
         chosen = (self.labels * torch.log_softmax(outputs, dim=-1)).sum(dim=-1)
         return float(0.5 * move.square().sum() - self.centre.dot(move) - self.weight.dot(chosen))
 
-    def rounding(self, move: Tensor, outputs: Tensor) -> float:
-        """Bound on the length of what `downhill` is off by."""
+    def rounding(self, move: Tensor, outputs: Tensor) -> tuple[float, float]:
+        """Bounds on the length of what `downhill` is off by, and on how far that moves the mode.
+
+        Outputs off by δ move it by `(1 + J̃ᵀWJ̃)⁻¹ J̃ᵀWδ`, which is no longer than `½ ‖W^½ δ‖`, and W is at most βρ/2.
+        """
+        off = self.start_error + self.eps * self.lengths * move.norm()
+        forces = self.eps * self._forces(outputs).abs() + SOFTMAX * self.weight[:, None]
+        product = float((forces * self.lengths).sum() + self.eps * (self.centre.norm() + move.norm()))
         # The softmax is 1-Lipschitz in the largest output.
-        off = (self.start_error + self.eps * self.lengths * move.norm()).amax(dim=1) + self.eps
-        each = self.eps * self._forces(outputs).abs() + (self.weight * off)[:, None]
-        return float((each * self.lengths).sum() + self.eps * (self.centre.norm() + move.norm()))
+        through = float((self.weight * off.amax(dim=1) * self.lengths.sum(dim=1)).sum())
+        return product + through, product + 0.5 * float((0.5 * self.weight[:, None] * off.square()).sum().sqrt())
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -106,9 +112,9 @@ def softmax_mode(problem: SoftmaxProblem, factor: Callable[[Tensor], Factor], mo
     last = float("inf")
     for steps in range(MOST):
         outputs = problem.outputs(move)
-        down, lost = problem.downhill(move, outputs), problem.rounding(move, outputs)
+        down, (least, lost) = problem.downhill(move, outputs), problem.rounding(move, outputs)
         size = float(down.norm())
-        if size == 0.0 or FALLS * last < size <= lost:
+        if size == 0.0 or FALLS * last < size <= least:
             return SoftmaxMode(move, outputs, size + lost, steps)
         if held is None or size > KEEP * last:
             held = factor(torch.softmax(outputs, dim=-1))
@@ -116,7 +122,7 @@ def softmax_mode(problem: SoftmaxProblem, factor: Callable[[Tensor], Factor], mo
         move, last = move + _share(problem, move, outputs, step, down) * step, size
     raise SolverError(
         f"the mode of the linearised classifier was not found in {MOST} Newton steps (gradient {last:.1e}, rounding "
-        f"{lost:.1e}); ask for a smaller tolerance of the solver, Dense(), or a larger prior_precision"
+        f"{least:.1e}); ask for a smaller tolerance of the solver, Dense(), or a larger prior_precision"
     )
 
 
