@@ -197,17 +197,18 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         leads = [lead(f) for f in mine]
         untuned = [f["methods"]["finite"]["lds_untuned"] - best_peer(f)[1] for f in mine]
         first_order = [f["methods"]["first order"]["lds"] - best_peer(f)[1] for f in mine]
-        low, high = over_seeds([found[0] for found in leads])
         stem = f"Attribution{''.join(c for c in name.title() if c.isalpha())}"
         variables |= {
             f"{stem}Lead": number(sum(found[0] for found in leads) / len(leads), digits=2),
             f"{stem}Low": number(min(found[1] for found in leads), digits=2),
             f"{stem}High": number(max(found[2] for found in leads), digits=2),
-            f"{stem}SeedsLow": number(low, digits=2), f"{stem}SeedsHigh": number(high, digits=2),
             f"{stem}Untuned": number(sum(untuned) / len(untuned), digits=2),
             f"{stem}First": number(sum(first_order) / len(first_order), digits=1),
             f"{stem}Parameters": number(mine[0]["parameters"]), f"{stem}Runs": number(len(mine)),
         }  # fmt: skip
+        if len(leads) > 1:
+            low, high = over_seeds([found[0] for found in leads])
+            variables |= {f"{stem}SeedsLow": number(low, digits=2), f"{stem}SeedsHigh": number(high, digits=2)}
     return variables
 
 
@@ -229,9 +230,7 @@ def lead(run: dict[str, Any]) -> list[float]:
 
 
 def over_seeds(leads: list[float]) -> tuple[float, float]:
-    """Ends of Student's 95 % interval of the mean over seeds; of one seed, everything."""
-    if len(leads) < 2:
-        return -math.inf, math.inf
+    """Ends of Student's 95 % interval of the mean over two seeds and more."""
     half = float(student.ppf(0.975, len(leads) - 1)) * stdev(leads) / math.sqrt(len(leads))
     return mean(leads) - half, mean(leads) + half
 

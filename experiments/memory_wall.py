@@ -16,11 +16,10 @@ responses, so that only its preparation is measured), lanczos (gr.Lanczos(32, bl
 basis of 32).
 
 Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
-Cost: seconds to minutes each on one thread; minilm up to half an hour, 5 GiB.
-Expected: dense beyond 10,000 parameters is refused; lanczos 81 `vectors` at a million parameters, where several vectors are
-computed together. Beyond four million they are not, and a basis of 33 leaves room for 7 within the bound. Stored runs without
-`batch` are older: they took 134 vectors at a million parameters, 82 at ten and 75 for minilm, its rows in one batch. In float32
-neither lanczos nor cg can certify a narrow interval.
+Cost: seconds to three minutes each on one thread; minilm 18 minutes, 4 GiB.
+Expected: dense beyond 10,000 parameters is refused; lanczos 82 `vectors` at a million parameters, where several vectors are
+computed together. Beyond four million they are not: 39 at ten millions and 38 for minilm, within the bound of 40 and the
+activations. In float32 neither lanczos nor cg can certify a narrow interval.
 
 Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; for minilm see experiments/bottleneck.py.
 """

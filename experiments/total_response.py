@@ -73,6 +73,7 @@ def main(
         "weights": weights_of(first.head), "held": sorted(optimum.held), "polished": first.optimum.polished,
         "newton_step": optimum.distance, "eigenvalues": optimum.eigenvalues.tolist(), "damping": optimum.damping,
         "highest": optimum.highest, "tilt": optimum.tilt, "seconds_closed": seconds, "refit_step_left": left,
+        "products": {name: part.optimum.products for name, part in chi.items()},
         "noise": float(first.head.noise.detach()), "table": table,
     }  # fmt: skip
 

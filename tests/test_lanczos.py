@@ -51,6 +51,23 @@ def test_the_basis_is_orthonormal_and_tridiagonalises():
         torch.testing.assert_close(t.diagonal(1), lanczos.beside[k, :-1], atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize(("steps", "width"), [(1, 0.0), (2, 0.1), (3, 0.1), (5, 1.0)])
+def test_the_largest_eigenvalue_is_bounded_but_for_the_chance_asked(steps, width):
+    values = torch.cat([width * torch.rand(300, generator=generator()) - 1.0, torch.ones(1)]).double()
+    start = torch.randn(301, 4000, generator=generator(1), dtype=torch.float64)
+    lanczos = Lanczos(lambda v: values[:, None] * v, start, most=8)
+    for _ in range(steps):
+        lanczos.step()
+    for chance in (0.3, 0.1, 0.03):
+        failed = float((lanczos.above(chance) < 1.0 - 1e-12).double().mean())
+        assert failed <= chance + 3.0 * (chance / 4000) ** 0.5
+        assert failed > 0.7 * chance or steps > 1  # with two eigenvalues the bound is sharp
+    sure = lanczos.above(1e-6)
+    assert bool((sure >= 1.0 - 1e-12).all())
+    lanczos.step()
+    assert float(lanczos.above(1e-6).mean()) < float(sure.mean())
+
+
 def test_the_rule_is_exact_at_full_depth():
     a, start = symmetric(12), torch.randn(12, 2, generator=generator(1), dtype=torch.float64)
     lanczos = Lanczos(lambda v: a @ v, start, most=50)

@@ -1,5 +1,7 @@
 """References for total responses: models optimised again, and a dense evidence that autograd differentiates by itself."""
 
+import copy
+
 import torch
 
 import gp_response as gr
@@ -47,6 +49,8 @@ def gap(got, expected):
 
 def textbook_evidence(head, data):
     """`-½ rᵀA⁻¹r - ½ log det A + ½ Σ log D - ½β Σ ρ log 2πσ²` and log priors, by plain differentiable operations, 0-dim."""
+    if isinstance(head, gr.SGPR):
+        return textbook_bound(head, data)
     train = data.train
     noise = head.noise if train.noise is None else head.noise + train.noise
     site = noise / (head.beta * train.weights)
@@ -57,13 +61,48 @@ def textbook_evidence(head, data):
     return -0.5 * (fit - site.log().sum() + gibbs) + head.log_prior()
 
 
+def textbook_bound(head, data):
+    """Titsias' bound as the evidence of the Nyström approximation, n x n, less half the trace of what it leaves out, 0-dim."""
+    train, basis = data.train, head.basis()
+    features = basis.at(train.x)
+    site = head.noise / (head.beta * train.weights)
+    matrix = features.T @ features + torch.diag(site)
+    residual = train.y - head.prior_mean
+    fit = residual @ torch.linalg.solve(matrix, residual) + torch.linalg.slogdet(matrix).logabsdet
+    gibbs = head.beta * (train.weights * (2.0 * torch.pi * head.noise).log()).sum()
+    left_out = ((basis.diagonal(train.x) - features.square().sum(dim=0)) / site).sum()
+    return -0.5 * (fit - site.log().sum() + gibbs + left_out) + head.log_prior()
+
+
+def dense_moves(head, data, x, perturbation, damping):
+    """What θ and w together add to the response of the mean at x, (m, c): `-G [∇²J]⁻¹ ∂²M/∂(θ,w)∂h` with every matrix by
+    autograd of textbook formulas, in raw parameters."""
+    weights = list(head.kernel.features.parameters())
+    others = [p for p in head.parameters() if not any(p is w for w in weights)]
+    tensors, model = [*others, *weights], _Evidence(copy.deepcopy(head))
+    names = {id(p): f"head.{n}" for n, p in head.named_parameters()}
+    vector = torch.cat([p.detach().flatten() for p in tensors]).requires_grad_(True)
+    pieces = zip(tensors, vector.split([p.numel() for p in tensors]), strict=True)
+    moved = {names[id(p)]: v.reshape(p.shape) for p, v in pieces}
+    h = torch.zeros(len(perturbation.columns(data)), dtype=torch.float64, requires_grad=True)
+    evidence = torch.func.functional_call(model, moved, (perturbation.apply(data, h),))
+    slope = torch.autograd.grad(evidence, vector, create_graph=True)[0]
+    rows = [torch.autograd.grad(s, [vector, h], retain_graph=True) for s in slope]
+    bend, mixed = (torch.stack(part) for part in zip(*rows, strict=True))
+    localising = torch.zeros(len(vector), dtype=torch.float64)
+    localising[-sum(w.numel() for w in weights) :] = damping
+    mean = torch.func.functional_call(model, moved, (data, x))
+    reading = torch.stack([torch.autograd.grad(m, vector, retain_graph=True)[0] for m in mean])
+    return reading @ torch.linalg.solve(torch.diag(localising) - bend, mixed)
+
+
 def localised_optimum(head, data, damping, tilt=None, before=None):
     """θ and w at the optimum of `M - ½ δ ‖w - w₀‖² - tilt · (w - w₀)`, by Newton's method on a Hessian by autograd.
 
     before: (θ, w₀, number of weights) where to start; None starts at the head. Returns the head there, and the tilt.
     """
     weights = list(head.kernel.features.parameters())
-    others = [p for p in head.parameters() if not any(p is w for w in weights)]
+    others = [p for p in head.parameters() if not any(p is w for w in [*weights, getattr(head, "points", None)])]
     names = {id(p): n for n, p in head.named_parameters()}
     tensors = [*others, *weights]
     sizes, start = [p.numel() for p in tensors], torch.cat([p.detach().flatten() for p in tensors])
@@ -98,5 +137,10 @@ class _Evidence(torch.nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, data):
-        return textbook_evidence(self.head, data)
+    def forward(self, data, x=None):
+        """The evidence, or with points x (m, d) the posterior's mean there."""
+        if x is None:
+            return textbook_evidence(self.head, data)
+        train, head = data.train, self.head
+        matrix = head.kernel.matrix(train.x) + torch.diag(head.noise / (head.beta * train.weights))
+        return head.prior_mean + head.kernel.matrix(x, train.x) @ torch.linalg.solve(matrix, train.y - head.prior_mean)

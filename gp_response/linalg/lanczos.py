@@ -5,6 +5,7 @@ without them converged eigenvalues appear again and again and a quadrature of fe
 2006). Golub & Meurant, "Matrices, Moments and Quadrature" (2010), chapters 4 and 6.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from gp_response.errors import SolverError
 
 # A new direction smaller than this, relative to the largest seen, is rounding: the Krylov space is exhausted.
 BREAKDOWN = 1e-13
+HALVINGS = 60
 
 
 class Rule(NamedTuple):
@@ -89,6 +91,26 @@ class Lanczos:
         gap = (nodes - floor).clamp_min(1e-12 * floor)
         last = floor + (self.beside[:, -1, None].square() * vectors[:, -1].square() / gap).sum(dim=1)
         return _rule(_tridiagonal(torch.cat([self.diagonal, last[:, None]], dim=1), self.beside))
+
+    def above(self, chance: float) -> Tensor:
+        """A bound of A's largest eigenvalue λ from above, (t,), that fails with no more than this chance each where the starts'
+        directions are uniform.
+
+        The next vector of the basis is `p(A) u` for the Lanczos polynomial p and has length one, so `|p(λ)|` is at most one over
+        the part of u along λ's eigenvector, below `ε` with a chance of at most `ε (2n/π)^½`; and p grows beyond its zeros, the
+        Ritz values (van Dorsselaer, Hochstenbach & van der Vorst 2000).
+        """
+        nodes = self.gauss().nodes
+        most = math.log(2.0 * self.basis.shape[2] / math.pi) / 2.0 - math.log(chance)
+        size = (
+            self.beside.log().sum(dim=1) + most
+        )  # of log p(λ) + Σ log β; -inf where the space has ended and λ is known
+        low, gap = torch.zeros_like(size), (size / nodes.shape[1]).exp()
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + gap)
+            beyond = (middle[:, None] + nodes[:, -1:] - nodes).log().sum(dim=1) >= size
+            low, gap = torch.where(beyond, low, middle), torch.where(beyond, middle, gap)
+        return nodes[:, -1] + gap
 
 
 def _tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:

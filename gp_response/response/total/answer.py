@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from gp_response.posterior import Certified
 from gp_response.response.observable import Observable
 from gp_response.response.total.columns import Columns, Read
+from gp_response.response.total.inverse import responses
 from gp_response.response.total.localised import Localised
 from gp_response.response.total.objective import Objective
 from gp_response.response.total.optimum import Curved, Optimum, apart_from_flat, curved, held, newton_step
 from gp_response.response.total.parameters import Parameters
+from gp_response.solvers import CG, Lanczos
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,16 @@ class Answer:
 
     coordinates: of all hyperparameters by every column, (P, c), zero where held.
     hyperparameters, features: what that and the features' response make of the m observables, (m, c); features None where
-        they are held fixed.
+        they are held fixed. both: their sum.
+    moved, settled: which rows of coordinates (P,) and of observables (m,) met the solver's tolerance, bool.
     """
 
     coordinates: Certified
     hyperparameters: Certified
     features: Certified | None
+    both: Certified
+    moved: Tensor
+    settled: Tensor
     optimum: Optimum
 
 
@@ -36,13 +42,20 @@ class Implicit:
         build: (data, points, moved) -> the objective.
         parameters: the hyperparameters. features: weights that respond, if any.
         floors: (P,) lowest coordinates.
+        solver: of the features' part.
     """
 
     def __init__(
         self, objective: Objective, parameters: Parameters, features: list[nn.Parameter], floors: Tensor,
-        columns: Columns, observable: Observable, damping: float | None,
+        columns: Columns, observable: Observable, damping: float | None, solver: CG | Lanczos,
     ):  # fmt: skip
-        self.objective, self.parameters, self.features, self.floors = objective, parameters, features, floors
+        self.solver, self.objective, self.parameters, self.features, self.floors = (
+            solver,
+            objective,
+            parameters,
+            features,
+            floors,
+        )
         self.columns, self.observable, self.damping = columns, observable, damping
 
     def evaluate(self) -> Answer:
@@ -55,7 +68,8 @@ class Implicit:
         if self.features:
             return self._with_features(here, optimum, active, read, slopes)
         moved = self._dense(here, active)
-        return Answer(self._every(moved, active), _through(slopes, moved), None, optimum)
+        hyper, sure = _through(slopes, moved), torch.ones(len(self.parameters), dtype=torch.bool)
+        return Answer(self._every(moved, active), hyper, None, hyper, sure, sure.new_ones(len(read)), optimum)
 
     def _optimum(self, here: Curved) -> tuple[Optimum, Tensor]:
         fixed = held(self.parameters, here, self.floors)
@@ -83,24 +97,22 @@ class Implicit:
         return Certified(value, bound.expand_as(value))
 
     def _with_features(self, here: Curved, optimum: Optimum, active: Tensor, read: Read, slopes: Tensor) -> Answer:
-        inside = Localised(self.objective, self.parameters, active, here, self.damping)
-        none = torch.zeros(inside.width, dtype=torch.float64)
-        units = torch.eye(len(active), dtype=torch.float64)
-        found = [self._adjoint(inside, unit, none) for unit in units]
-        moved = _rows(found, len(self.columns.amplitude))
-        total = Certified.stacked(
-            [self._adjoint(inside, *inside.pulled(*read.cotangent(k))) for k in range(len(read))], dim=0
-        )
-        hyper = _through(slopes, moved)
-        features = Certified(total.value - hyper.value, total.error + hyper.error)
-        optimum = replace(optimum, damping=inside.damping, highest=inside.highest, tilt=inside.tilt)
-        return Answer(self._every(moved, active), hyper, features, optimum)
-
-    def _adjoint(self, inside: Localised, hyper: Tensor, weights: Tensor) -> Certified:
-        """One row of responses by every column, (c,). The error is what the residual would be worth along S's lowest direction."""
-        solved = inside.solve(hyper, weights)
-        least = max(inside.damping - max(inside.highest, 0.0), 1e-300)
-        return Certified(self.columns.pull(solved.answer.data), self.columns.pull(solved.missing.data).abs() / least)
+        inside = Localised(self.objective, self.parameters, active, here, self.columns, self.damping)
+        count = len(active)
+        pulled = [inside.pulled(*read.cotangent(k)) for k in range(len(read))]
+        hyper = torch.cat([torch.eye(count, dtype=torch.float64), torch.stack([own for own, _ in pulled])])
+        weights = torch.stack([w for _, w in pulled])
+        weights = torch.cat([weights.new_zeros(count, inside.width), weights])
+        found, converged = responses(inside, hyper, weights, self.solver)
+        moved, both = (Certified(*(part[at] for part in found)) for at in (slice(count), slice(count, None)))
+        by_hyper = _through(slopes, moved)
+        features = Certified(both.value - by_hyper.value, both.error + by_hyper.error)
+        optimum = replace(
+            optimum, damping=inside.damping, highest=inside.highest, ceiling=inside.ceiling, tilt=inside.tilt,
+            products=inside.products,
+        )  # fmt: skip
+        sure = torch.ones(len(self.parameters), dtype=torch.bool).index_copy(0, active, converged[:count])
+        return Answer(self._every(moved, active), by_hyper, features, both, sure, converged[count:], optimum)
 
     def _every(self, moved: Certified, active: Tensor) -> Certified:
         shape = (len(self.parameters), len(self.columns.amplitude))
@@ -110,13 +122,6 @@ class Implicit:
 
 def _through(slopes: Tensor, moved: Certified) -> Certified:
     return Certified(slopes @ moved.value, slopes.abs() @ moved.error)
-
-
-def _rows(rows: list[Certified], columns: int) -> Certified:
-    if not rows:
-        empty = torch.zeros(0, columns, dtype=torch.float64)
-        return Certified(empty, empty)
-    return Certified.stacked(rows, dim=0)
 
 
 __all__ = ["Answer", "Implicit"]

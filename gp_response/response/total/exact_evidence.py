@@ -16,6 +16,7 @@ Everything else is a first derivative of K, τ, r against these as constants, or
 parameters this is `-αᵀK_aP K_bα + ½ tr(P K_aP K_b) + ½ αᵀK_abα - ½ tr(P K_ab)`. Two products of n x n matrices a direction.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,9 +72,11 @@ class ExactEvidence(Objective):
             self.spread[self.unseen] = self.toward[:, self.unseen].diagonal() - explained
         self.cross = self.kernel.matrix(self.x, self.points)
         self.reach = self.inverse @ self.cross
+        self.gamma = partial(_gamma, self.alpha, self.inverse)
+        self.tiles = tiles.Tiles(self.kernel, self.of_kernel, self.x, self.gamma)
 
     def gradient(self) -> list[Tensor]:
-        kernel, _ = tiles.pulled(self.kernel, self.of_kernel, self.x, self._gamma)
+        kernel = tiles.pulled(self.kernel, self.of_kernel, self.x, self.gamma)
         with torch.enable_grad():
             vectors = gradients(self._vectors(self._by_precision(), -self.alpha, explicit=True), [self.head.raw_noise])
         return self._joined(kernel, vectors[0] if self.noise_moves else None, self.prior())
@@ -84,7 +87,7 @@ class ExactEvidence(Objective):
             by_noise = of_noise * self._noise_slope()
             scaled = self.beta * self.rows.train.weights
             by_site = torch.where(self.seen, by_noise / scaled.clamp_min(1e-300), torch.zeros_like(scaled))
-        slope = tiles.along(self.kernel, self.of_kernel, of_kernel, self.x)
+        slope = self.tiles.along(of_kernel)
         with torch.no_grad():
             unseen = slope[self.unseen]
             slope.diagonal().add_(by_site)
@@ -111,7 +114,7 @@ class ExactEvidence(Objective):
         def within(rows: slice) -> Tensor:
             return by_variance[rows] @ self.reach.T - by_mean[rows, None] * self.alpha
 
-        kernel, _ = tiles.pulled(self.kernel, self.of_kernel, self.x, within)
+        kernel = tiles.pulled(self.kernel, self.of_kernel, self.x, within)
         with torch.enable_grad():
             seen = (across * self.kernel.matrix(self.x, self.points)).sum()
             seen = seen + (variance * self.kernel.diagonal(self.points)).sum()
@@ -132,9 +135,6 @@ class ExactEvidence(Objective):
 
     def _residual(self) -> Tensor:
         return self.rows.train.y - prior_mean_at(self.head.prior_mean, self.x)
-
-    def _gamma(self, rows: slice) -> Tensor:
-        return 0.5 * (self.alpha[rows, None] * self.alpha - self.inverse[rows])
 
     def _by_precision(self) -> Tensor:
         return -0.5 * (self.left.square() + self.spread)
@@ -173,9 +173,7 @@ class ExactEvidence(Objective):
             return 0.5 * (outer + bent[rows])
 
         of_kernel, of_noise = self._parted(direction)
-        kernel, to_x = tiles.pulled(
-            self.kernel, self.of_kernel, self.x, gamma, second=self._gamma, direction=of_kernel, points="x" in self.moved
-        )  # fmt: skip
+        kernel, to_x = self.tiles.pulled(gamma, of_kernel, points="x" in self.moved)
         raw, moved = self.head.raw_noise, [self.leaves[name] for name in self.moved]
         with torch.enable_grad():
             scalar = self._vectors(by_precision, -by_alpha, explicit=False)
@@ -208,6 +206,11 @@ class ExactEvidence(Objective):
         zero = torch.zeros_like(self.head.raw_noise) if noise is None else noise
         own = [zero if p is self.head.raw_noise else next(parts) for p in self.parameters]
         return own if prior is None else [a + b for a, b in zip(own, prior, strict=True)]
+
+
+def _gamma(alpha: Tensor, inverse: Tensor, rows: slice) -> Tensor:
+    """Rows of Γ."""
+    return 0.5 * (alpha[rows, None] * alpha - inverse[rows])
 
 
 __all__ = ["ExactEvidence"]

@@ -6,33 +6,36 @@ upwards. What responds is the localised objective
     J(θ, w) = M(θ, w) - ½ δ ‖w - w₀‖² - ∇_w M(θ₀, w₀) · (w - w₀),
 
 whose optimum is where training ended: the tilt takes the gradient away that early stopping left, and δ says how far data may
-move the weights. Hyperparameters are eliminated (they are few), and `S = δ - H_ww - H_wθ (-H_θθ)⁻¹ H_θw` is inverted by
-conjugate gradients, adjoint to each observable: one solve gives its response to every column.
+move the weights. Hyperparameters are eliminated (they are few). What is left of minus the Hessian is `S = δ - H` over the
+weights alone, `H = H_ww + H_wθ (-H_θθ)⁻¹ H_θw`, and the response of an observable with gradients (g_θ, g_w) to a column c is
+
+    g_θᵀ(-H_θθ)⁻¹ b_θ + gᵀ S⁻¹ b,    g = g_w + H_wθ (-H_θθ)⁻¹ g_θ,
+
+with b the same of `∂²M/∂(θ,w)∂h_c`. One second derivative of the evidence along w gives H w and bᵀw for every column.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError, SolverError
+from gp_response.errors import InputError
 from gp_response.linalg.lanczos import Lanczos
+from gp_response.response.total.columns import Columns
 from gp_response.response.total.objective import Along, Objective
 from gp_response.response.total.optimum import Curved
 from gp_response.response.total.parameters import Parameters, flat
 
-LANCZOS = 40
-TOLERANCE, MOST = 1e-10, 2000
+LANCZOS, MOST = 40, 120  # steps for the largest curvature, and where the damping given needs it known better
+CHANCE = 1e-6  # that a bound with a random start fails
+ROOM = 1e-9  # of S/δ, for the rounding of its eigenvalues
 
 
-class Adjoint(NamedTuple):
-    """`λ = (-∇²J)⁻¹ v`: along it, and along its residual ρ; ‖ρ‖ and what S is at least."""
+class Image(NamedTuple):
+    """`H v` (W, t) and `bᵀ v` for every column (t, c)."""
 
-    answer: Along
-    missing: Along
-    residual: float
-    coordinates: Tensor
+    curved: Tensor
+    read: Tensor
 
 
 class Localised:
@@ -42,36 +45,52 @@ class Localised:
         objective: settled; its parameters are those of `parameters`, then the features'.
         parameters: the hyperparameters. active: (a,) which of their coordinates respond.
         here: the evidence's second derivatives along every hyperparameter.
-        damping: δ; None takes twice the largest eigenvalue that S has without it, and at least one.
+        damping: δ; None takes twice the largest eigenvalue of H, and at least one.
+
+    Attributes:
+        highest, ceiling: bounds of H's largest eigenvalue: from below, and from above but for a chance of 1e-6.
+        products: second derivatives along weights so far.
     """
 
     def __init__(
-        self, objective: Objective, parameters: Parameters, active: Tensor, here: Curved, damping: float | None
-    ):
-        self.objective, self.parameters, self.active = objective, parameters, active
-        self.count = len(parameters.tensors)
+        self, objective: Objective, parameters: Parameters, active: Tensor, here: Curved, columns: Columns,
+        damping: float | None,
+    ):  # fmt: skip
+        self.objective, self.parameters, self.active, self.columns = objective, parameters, active, columns
+        self.count, self.products = len(parameters.tensors), 0
         self.weights = objective.parameters[self.count :]
         self.width = sum(w.numel() for w in self.weights)
         self.tilt = float(flat(objective.gradient()[self.count :]).norm())
         rows = [flat(here.along[k].parameters[self.count :]) for k in active.tolist()]
         self.across = torch.stack(rows) if rows else torch.zeros(0, self.width, dtype=torch.float64)
         self.own = -here.hessian[active][:, active]
-        self.highest = self._highest()
+        read = [columns.pull(here.along[k].data) for k in active.tolist()]
+        self.read = torch.stack(read) if read else torch.zeros(0, len(columns.amplitude), dtype=torch.float64)
+        self.highest, self.ceiling = self._largest(damping)
         self.damping = max(1.0, 2.0 * self.highest) if damping is None else float(damping)
         self._check()
 
-    def solve(self, hyper: Tensor, weights: Tensor) -> Adjoint:
-        """For a right-hand side of coordinates (a,) and weights (W,)."""
-        right = weights + self.across.T @ self._inverse(hyper)
-        found, left = conjugate_gradients(self.product, right)
-        coordinates = self._inverse(hyper + self.across @ found)
-        answer = self.along(coordinates, found)
-        missing = self.along(self._inverse(self.across @ left), left)
-        return Adjoint(answer, missing, float(left.norm()), coordinates)
+    @property
+    def floor(self) -> float:
+        """Lower bound of S/δ, but for a chance of 1e-6."""
+        return 1.0 - max(0.0, self.ceiling) / self.damping - ROOM
 
-    def product(self, weights: Tensor) -> Tensor:
-        """S w, (W,)."""
-        return self.damping * weights - self._bare(weights)
+    def right(self, hyper: Tensor, weights: Tensor) -> Tensor:
+        """g of gradients by coordinates (r, a) and by weights (r, W), as columns (W, r)."""
+        return weights.T + self.across.T @ self._inverse(hyper.T)
+
+    def direct(self, hyper: Tensor) -> Tensor:
+        """What coordinates (r, a) alone respond by every column, (r, c)."""
+        return self._inverse(hyper.T).T @ self.read
+
+    def image(self, vectors: Tensor) -> Image:
+        """One second derivative of the evidence for each of t vectors (W, t)."""
+        found = [self._along(v) for v in vectors.T]
+        self.products += len(found)
+        through = self._inverse(self.across @ vectors)
+        curved = torch.stack([flat(one.parameters[self.count :]) for one in found], dim=1)
+        read = torch.stack([self.columns.pull(one.data) for one in found])
+        return Image(curved + self.across.T @ through, read + through.T @ self.read)
 
     def pulled(self, mean: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of what has these cotangents by the marginals: by coordinates (a,) and by weights (W,)."""
@@ -79,30 +98,32 @@ class Localised:
         hyper = flat(found[: self.count]) * self.parameters.stretch()
         return hyper[self.active], flat(found[self.count :])
 
-    def along(self, coordinates: Tensor, weights: Tensor) -> Along:
-        raw = torch.zeros(len(self.parameters), dtype=torch.float64)
-        raw[self.active] = coordinates
+    def _along(self, weights: Tensor) -> Along:
         pieces = weights.split([w.numel() for w in self.weights])
         of_weights = [piece.reshape(w.shape) for piece, w in zip(pieces, self.weights, strict=True)]
-        return self.objective.along([*self.parameters.split(raw * self.parameters.stretch()), *of_weights])
-
-    def _bare(self, weights: Tensor) -> Tensor:
-        """`(H_ww + H_wθ (-H_θθ)⁻¹ H_θw) w`."""
-        found = self.along(torch.zeros(len(self.active), dtype=torch.float64), weights)
-        own = flat(found.parameters[self.count :])
-        return own + self.across.T @ self._inverse(self.across @ weights)
+        still = [torch.zeros_like(p) for p in self.parameters.tensors]
+        return self.objective.along([*still, *of_weights])
 
     def _inverse(self, right: Tensor) -> Tensor:
-        return torch.linalg.solve(self.own, right[:, None])[:, 0] if len(right) else right
+        """`(-H_θθ)⁻¹ right` for right (a, r)."""
+        return torch.linalg.solve(self.own, right) if len(right) else right
 
-    def _highest(self) -> float:
-        """The largest eigenvalue of the bare operator, from below, by Lanczos."""
+    def _largest(self, damping: float | None) -> tuple[float, float]:
+        """The largest eigenvalue of H from below and from above, by Lanczos."""
         generator = torch.Generator().manual_seed(0)
-        start = torch.randn(self.width, generator=generator, dtype=torch.float64)
-        found = Lanczos(lambda v: self._bare(v[:, 0])[:, None], start[:, None], most=LANCZOS)
-        while not found.exhausted:
-            found.step()
-        return float(found.gauss().nodes.max())
+        start = torch.randn(self.width, 1, generator=generator, dtype=torch.float64)
+        run = Lanczos(lambda v: self.image(v).curved, start, most=MOST)
+        highest, ceiling = -float("inf"), float("inf")
+        while not run.exhausted:
+            run.step()
+            if run.steps < LANCZOS and not run.exhausted:
+                continue
+            highest, ceiling = float(run.gauss().nodes.max()), float(run.above(CHANCE))
+            if ceiling < (max(1.0, 1.5 * highest) if damping is None else damping) or highest >= (
+                damping or float("inf")
+            ):
+                break
+        return highest, ceiling
 
     def _check(self) -> None:
         if not self.damping > max(0.0, self.highest):
@@ -110,34 +131,11 @@ class Localised:
                 f"damping={self.damping:g}: the evidence curves upwards by {self.highest:.3g} along some of the features' "
                 f"weights, so that these have no optimum; give damping above that, e.g. {2.0 * self.highest:.2g}"
             )
+        if not self.damping > self.ceiling:
+            raise InputError(
+                f"damping={self.damping:g}: the evidence curves upwards by {self.highest:.3g} along some of the features' "
+                f"weights, and {MOST} Lanczos steps do not exclude {self.ceiling:.3g}; give damping above that"
+            )
 
 
-def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor) -> tuple[Tensor, Tensor]:
-    """The solution of `S x = right`, (W,), and its true residual.
-
-    Raises:
-        SolverError: S is not positive definite, or the tolerance was not met.
-    """
-    value, left = torch.zeros_like(right), right.clone()
-    step, size = left.clone(), float(left @ left)
-    goal = (TOLERANCE * float(right.norm())) ** 2
-    for _ in range(MOST):
-        if size <= goal:
-            break
-        image = product(step)
-        curvature = float(step @ image)
-        if curvature <= 0.0:
-            raise SolverError("the localised objective curves upwards along some weights; give a larger damping")
-        value, left = value + (size / curvature) * step, left - (size / curvature) * image
-        now = float(left @ left)
-        step, size = left + (now / size) * step, now
-    true = right - product(value)
-    if float(true.norm()) > 1e3 * TOLERANCE * float(right.norm()):
-        raise SolverError(
-            f"conjugate gradients left {float(true.norm() / right.norm()):.1e} of the right-hand side after {MOST} steps; "
-            "give a larger damping"
-        )
-    return value, true
-
-
-__all__ = ["Adjoint", "Localised"]
+__all__ = ["CHANCE", "Image", "Localised"]

@@ -30,8 +30,10 @@ class Optimum:
         held: what does not respond, and why, by name.
         polished: Newton steps that were taken before.
         damping: δ of the features' localising term; None where features are held fixed.
-        highest: the largest eigenvalue that the features' curvature has without δ, estimated by Lanczos; None likewise.
+        highest, ceiling: bounds of the largest eigenvalue that the features' curvature has without δ, by Lanczos: from below,
+            and from above but for a chance of 1e-6; None likewise.
         tilt: the norm of the features' gradient that the localised objective takes away; None likewise.
+        products: second derivatives of the evidence along the features' weights that were taken here.
     """
 
     names: tuple[str, ...]
@@ -44,7 +46,9 @@ class Optimum:
     polished: int = 0
     damping: float | None = None
     highest: float | None = None
+    ceiling: float | None = None
     tilt: float | None = None
+    products: int = 0
 
     @property
     def shortfall(self) -> float:

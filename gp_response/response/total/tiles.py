@@ -1,6 +1,6 @@
 """Derivatives of kernel matrices, a tile of rows at a time, by reverse mode alone: any torch kernel has them.
 
-Memory is that of the result and of one tile, whatever the number of rows or parameters.
+Memory is that of the result and of one tile, whatever the number of parameters; of few rows all tiles are kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 ENTRIES = 2**19  # of a tile, with about twenty numbers an entry while second derivatives are taken
+KEPT = 2**20  # entries, 1,024 rows, up to which these stay between directions, in about 300 MiB
 
 Cotangent = Callable[[slice], Tensor]
 
@@ -32,14 +33,13 @@ def inner(left: list[Tensor], right: list[Tensor]) -> Tensor:
     return sum(((a * b).sum() for a, b in zip(left, right, strict=True)), torch.zeros((), dtype=torch.float64))
 
 
-def along(kernel: Any, parameters: list[Tensor], direction: list[Tensor], x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The derivative of k(x, y) along a direction of the parameters, (n, m); y = None means x."""
-    other = x if y is None else y
-    out = x.new_zeros(len(x), len(other))
+def along(kernel: Any, parameters: list[Tensor], direction: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """The derivative of k(x, y) along a direction of the parameters, (n, m)."""
+    out = x.new_zeros(len(x), len(y))
     if not any(bool((part != 0).any()) for part in direction):
         return out
-    for rows in _rows(len(x), len(other)):
-        out[rows] = pushed(partial(_block, kernel, x, other, rows), parameters, direction)
+    for rows in _rows(len(x), len(y)):
+        out[rows] = pushed(partial(_block, kernel, x, y, rows), parameters, direction)
     return out
 
 
@@ -52,32 +52,69 @@ def pushed(function: Callable[[], Tensor], parameters: list[Tensor], direction: 
         return gradients(slope, [cotangent])[0].detach()
 
 
-def pulled(
-    kernel: Any, parameters: list[Tensor], x: Tensor, first: Cotangent | None, *,
-    second: Cotangent | None = None, direction: list[Tensor] | None = None, points: bool = False,
-) -> tuple[list[Tensor], Tensor | None]:  # fmt: skip
-    """Gradients by the parameters, and by x (n, d), of `⟨first, K⟩ + ∂⟨second, K⟩/∂(direction)`.
-
-    Args:
-        first, second: rows -> the cotangent's rows (t, n).
-        points: whether the gradient by x is asked for.
-    """
+def pulled(kernel: Any, parameters: list[Tensor], x: Tensor, first: Cotangent) -> list[Tensor]:
+    """Gradients by the parameters of `⟨first, K⟩`, first: rows -> the cotangent's rows (t, n)."""
     totals = [torch.zeros_like(p) for p in parameters]
-    to_x = torch.zeros_like(x) if points else None
     for rows in _rows(len(x), len(x)):
         with torch.enable_grad():
-            at = x.detach().requires_grad_(True)
-            block = _block(kernel, at, at, rows)
-            scalar = block.new_zeros(()) if first is None else (first(rows) * block).sum()
-            if second is not None and direction is not None:
-                slopes = gradients((second(rows) * block).sum(), parameters, graph=True)
-                scalar = scalar + inner(slopes, direction)
-            parts = gradients(scalar, [*parameters, at] if points else parameters)
-        for total, part in zip(totals, parts, strict=False):
+            parts = gradients((first(rows) * _block(kernel, x, x, rows)).sum(), parameters)
+        for total, part in zip(totals, parts, strict=True):
             total += part
-        if to_x is not None:
-            to_x += parts[-1]
-    return totals, to_x
+    return totals
+
+
+class Tile:
+    """Some rows of K with the gradient of `⟨Γ, K⟩` by the parameters, differentiable again in these, in x and in Γ."""
+
+    def __init__(self, kernel: Any, parameters: list[Tensor], x: Tensor, rows: slice, second: Cotangent):
+        self.rows = rows
+        with torch.enable_grad():
+            self.at = x.detach().requires_grad_(True)
+            self.block = _block(kernel, self.at, self.at, rows)
+            self.cotangent = second(rows).detach().requires_grad_(True)
+            self.slopes = gradients((self.cotangent * self.block).sum(), parameters, graph=True)
+
+
+class Tiles:
+    """k(x, x) along many directions of its parameters: what all of them share is computed once where it is small.
+
+    Args:
+        second: rows -> rows of Γ (t, n).
+    """
+
+    def __init__(self, kernel: Any, parameters: list[Tensor], x: Tensor, second: Cotangent):
+        self.kernel, self.parameters, self.x, self.second = kernel, parameters, x, second
+        self.kept = list(self._fresh()) if len(x) ** 2 <= KEPT else []
+
+    def along(self, direction: list[Tensor]) -> Tensor:
+        """The derivative of K along a direction, (n, n)."""
+        out = self.x.new_zeros(len(self.x), len(self.x))
+        if not any(bool((part != 0).any()) for part in direction):
+            return out
+        for tile in self.kept or self._fresh():
+            with torch.enable_grad():
+                slope = inner(tile.slopes, direction)
+            out[tile.rows] = gradients(slope, [tile.cotangent], keep=True)[0]
+        return out
+
+    def pulled(
+        self, first: Cotangent, direction: list[Tensor], *, points: bool = False
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Gradients by the parameters, and by x (n, d) where asked, of `⟨first, K⟩ + ∂⟨Γ, K⟩/∂(direction)`."""
+        totals = [torch.zeros_like(p) for p in (*self.parameters, *([self.x] if points else []))]
+        for tile in self.kept or self._fresh():
+            with torch.enable_grad():
+                scalar = (first(tile.rows) * tile.block).sum() + inner(tile.slopes, direction)
+            parts = gradients(scalar, [*self.parameters, tile.at] if points else self.parameters, keep=True)
+            for total, part in zip(totals, parts, strict=True):
+                total += part
+        count = len(self.parameters)
+        return totals[:count], totals[count] if points else None
+
+    def _fresh(self) -> Iterator[Tile]:
+        return (
+            Tile(self.kernel, self.parameters, self.x, rows, self.second) for rows in _rows(len(self.x), len(self.x))
+        )
 
 
 def _block(kernel: Any, x: Tensor, y: Tensor, rows: slice) -> Tensor:
@@ -92,4 +129,4 @@ def _rows(n: int, m: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-__all__ = ["along", "gradients", "inner", "pulled", "pushed"]
+__all__ = ["Tiles", "along", "gradients", "inner", "pulled", "pushed"]
