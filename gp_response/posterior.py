@@ -104,7 +104,7 @@ class Posterior(ABC):
             likelihood is not Gaussian; observations are then predicted by `likelihood.predictive(mean, variance)`.
         beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
         solver: the solver that was used, with its tolerances.
-        head: what conditions such a posterior again, where it came from a model trained elsewhere; else None.
+        head: what conditions such a posterior again, where it came from a model or network trained elsewhere; else None.
     """
 
     operations: ClassVar[dict[str, Callable[..., Any]]] = {}  # "botorch": filled by its module, further up

@@ -47,6 +47,7 @@ def laplace(
     The network is taken as it stands: the prior `N(θ₀, Λ₀⁻¹)` is centred where that makes the trained parameters stationary,
     `θ₀ = θ* + Λ₀⁻¹ β Σ ρ ∇ℓ`, at zero for a network that was trained by ridge with Λ₀. Then it is a Gaussian process with the
     tangent kernel `J(x) Λ₀⁻¹ J(x')ᵀ`, of which the posterior mean is the network itself, and `posterior.head` is that process.
+    Of several classes it is the linear network under the softmax, whose mode given other data is found by Newton's method.
 
     Args:
         net: in evaluation mode, of one output a row, or of C for `Categorical(C)`. Copied.

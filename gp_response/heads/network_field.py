@@ -47,6 +47,7 @@ class NetworkField(Posterior):
     full: Any = None  # what `gr.restrict` made it from, the number of its group there, and its name
     which: int | None = None
     name: str = ""
+    change = 0.0  # bound on what the whitened mean is off by beside its solve, where it comes out of an iteration
 
     def __init__(self, model: NetworkModel, data: Dataset):
         self.model, self.data = model, data
@@ -208,7 +209,7 @@ class NetworkField(Posterior):
         if self.move is None:
             return Certified(value, error)
         moved, lost = self.move.value[:, 0], self.energy(self.move) + self.eps * self.move.value.norm()
-        return Certified(value + gradients.T @ moved, error + length / self.floor**0.5 * lost)
+        return Certified(value + gradients.T @ moved, error + length * (lost / self.floor**0.5 + self.change))
 
     @property
     def pull(self) -> Tensor:

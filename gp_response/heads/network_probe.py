@@ -57,6 +57,7 @@ class NetworkProbe(Probe):
         move = posterior.move
         value = value + self.gradients.T @ move.value[:, 0] + self.solution.value.T @ move.left[:, 0]
         rounding = posterior.eps * (self.length * move.value.norm() + self.reach * move.left.norm())
+        rounding = rounding + self.length * posterior.change
         return Certified(value, error + self.energy * posterior.energy(move) + rounding)
 
     def to_train(self, rows: Tensor | None = None) -> Certified:

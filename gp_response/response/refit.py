@@ -1,6 +1,5 @@
 """Responses of models that are really refitted: the ground truth every closed form is held against."""
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
 from gp_response.heads.smooth import SmoothPosterior
 from gp_response.posterior import Certified, Posterior
+from gp_response.response.differences import Step, difference, step_of_weights
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Susceptibility
@@ -21,7 +21,6 @@ from gp_response.response.whole import Whole
 # Forward mode keeps about this many matrices a column alive while it differentiates the factorisation.
 TANGENT_COPIES = 6
 TANGENT_BYTES = 2 * 2**30
-LEVELS = 4  # of extrapolation
 SETTLED = 1e-4  # of the expectations: what is differentiated must be the refit, which cannot be looked at there
 
 
@@ -45,8 +44,9 @@ def refit_response(
 
     Returns:
         a `Susceptibility` of order "refit" or "refit derivative"; `.error` is zero because nothing bounds a refit's
-        own rounding, about 1e-16 of the matrix's condition number. Where the model changes, not the data, the derivative is
-        one of extrapolated differences of whole refits, and `.error` says how far the orders of extrapolation are apart.
+        own rounding, about 1e-16 of the matrix's condition number. Where the model changes, not the data, and for a linearised
+        classifier, the derivative is one of extrapolated differences of whole refits, and `.error` says how far the orders of
+        extrapolation are apart.
 
     Raises:
         SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
@@ -57,12 +57,12 @@ def refit_response(
     count, beta, before = len(columns), base.beta, expectation(base, observable)
     shown = observable.under(base)
     del base  # at 12,000 rows it holds 2 GiB
-    refit = Refit(head, data, observable, perturbation, count)
+    refit = Refit(head, data, observable, perturbation, count, before)
     if h is not None:
         bar = tqdm(range(count), desc="refits", disable=not progress, leave=False)
         matrix = torch.stack([refit.at(c, h) for c in bar], dim=1) - before[:, None]
         error, order = torch.zeros_like(matrix), "refit"
-    elif perturbation.changes_head:
+    elif perturbation.changes_head or getattr(head, "by_differences", False):
         matrix, error = refit.differences(progress)
         order = "refit derivative"
     else:
@@ -83,6 +83,7 @@ class Refit:
     observable: Observable
     perturbation: Perturbation
     count: int
+    before: Tensor
 
     def at(self, column: int, h: float) -> Tensor:
         """⟨O⟩ refitted with one column at amplitude h, (m,)."""
@@ -93,23 +94,19 @@ class Refit:
     def differences(self, progress: bool) -> Certified:
         """Derivatives by every column by extrapolated differences of refits, and how far the last two orders are apart."""
         bar = tqdm(range(self.count), desc="refits", disable=not progress, leave=False)
-        scale = self.perturbation.scale(self.head, self.data)
-        found = [self._difference(c, float(scale[c])) for c in bar]
-        return Certified(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+        return Certified.stacked([self._difference(c) for c in bar])
 
-    def _difference(self, column: int, scale: float) -> Certified:
-        steps = [0.5 * scale / 2**k for k in range(LEVELS)]
-        row = [(self.at(column, s) - self.at(column, -s)) / (2.0 * s) for s in steps]
-        best = Certified(row[-1], torch.full_like(row[-1], float("inf")))
-        for order in range(1, LEVELS):
-            factor = 4.0**order  # errors of central differences have the even powers of the step
-            last, row = row, [(factor * b - a) / (factor - 1.0) for a, b in itertools.pairwise(row)]
-            # Ridders (1982): extrapolation ends, entry by entry, where rounding takes over.
-            for value, (a, b) in zip(row, itertools.pairwise(last), strict=True):
-                off = torch.maximum((value - a).abs(), (value - b).abs())
-                better = off < best.error
-                best = Certified(torch.where(better, value, best.value), torch.where(better, off, best.error))
-        return best
+    def _difference(self, column: int) -> Certified:
+        step = self._step(column)
+        return difference(lambda h: self.at(column, h), step.size, before=self.before if step.one_sided else None)
+
+    def _step(self, column: int) -> Step:
+        if not self.perturbation.changes_head:
+            changed = _one(self.perturbation, self.data, column, self.count, 0.5)
+            found = step_of_weights(self.head, self.data, changed, 0.5)
+            if found is not None:
+                return found
+        return Step(0.5 * float(self.perturbation.scale(self.head, self.data)[column]), False)
 
 
 def expectation(posterior: Posterior | SmoothPosterior, observable: Observable) -> Tensor:
