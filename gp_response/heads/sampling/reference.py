@@ -63,7 +63,7 @@ def reference(curvature: Curvature, precision: Tensor, centre: Tensor, *, rank: 
     k, beside = space.steps, space.beside[0, : space.steps - 1]
     values, turn = torch.linalg.eigh(torch.diag(space.diagonal[0]) + torch.diag(beside, 1) + torch.diag(beside, -1))
     vectors = space.basis[0, :k].T @ turn
-    return Reference(centre, *(t.to(precision) for t in (root, vectors, values.clamp_min(0.0))), products=k)
+    return Reference(centre, root.to(precision), vectors.to(precision), values.clamp_min(0.0).to(precision), k)
 
 
 __all__ = ["Reference", "reference"]
