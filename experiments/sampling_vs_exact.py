@@ -230,10 +230,10 @@ def with_laplace(problem: str, seed: int, rows: int, repeats: int, draws: int) -
         here, twin = losses(of), losses(of.twin)
         return controlled(here, here, twin, twin, laplace).value
 
-    # Two halves that share no numbers and no step; where the twin is of use, with it.
+    # Two halves that share no random numbers and no step; where the twin is of use, with it.
     halves = [
         truth(chains, losses, regressed, twin=problem == "bent", method=method, seed=10_000 + 100 * seed + k)
-        for k, method in enumerate((gr.HMC(kicks=4, turn=math.pi / 2), gr.HMC(kicks=3, rank=10)))
+        for k, method in enumerate((gr.HMC(kicks=4, turn=math.pi / 2), gr.HMC(kicks=3)))
     ]
     known = (halves[0] + halves[1]) / 2.0
     burn, thin = 40, 3
