@@ -7,6 +7,7 @@ import torch
 from refusals import assert_refused
 from scipy.stats import norm
 from test_sampler import DATA, EXACT, NOISE, PRIOR, Bent, features, grid_truth, ridge
+from torch import nn
 
 import gp_response as gr
 from gp_response.heads.sampling import SampledCovariance, sampled_covariance
@@ -18,7 +19,7 @@ TRUTH = gr.susceptibility(EXACT, ASKED, gr.reweight()).matrix
 
 def linear_draws(draws=200, seed=0, **kwargs):
     chains = gr.sample(ridge(), DATA, likelihood=gr.Gaussian(noise=NOISE), prior_precision=PRIOR, draws=draws, burn_in=5,
-                       method=gr.HMC(), seed=seed, **kwargs)  # fmt: skip
+                       method=gr.HMC(), seed=seed, at=torch.cat([DATA.train.x, DATA.test.x]), **kwargs)  # fmt: skip
     return gr.draws(chains, DATA)
 
 
@@ -87,6 +88,31 @@ def test_of_a_bent_network_the_interval_covers_and_the_error_is_less_than_that_o
     assert covered(drawn, truth) > 0.95
     each = torch.stack([((c.matrix - truth).abs() <= c.error).double() for c in drawn]).mean(dim=0)
     assert float(each.quantile(0.1)) > 0.8  # entry by entry, not on average alone
+
+
+def test_classes_and_draws_of_losses_alone_are_drawn_towards_a_laplace_approximation():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    data = gr.dataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0.5), standardise="x")
+    torch.manual_seed(0)
+    net, law, asked = nn.Linear(2, 3).double(), gr.Categorical(3), gr.loss(data.train.x, data.train.y)
+
+    def post(**kwargs):
+        chains = gr.sample(net, data, likelihood=law, method=gr.HMC(), prior_precision=5.0, stationary=True, burn_in=5,
+                           at=data.train.x, **kwargs)  # fmt: skip
+        return gr.draws(chains, data)
+
+    laplace = gr.laplace(net, data, likelihood=law, prior_precision=5.0)
+    truth = gr.susceptibility(post(chains=64, draws=500, seed=99), asked, gr.reweight()).matrix
+    posts = [post(draws=100, seed=seed) for seed in range(6)]
+    plain = [gr.susceptibility(p, asked, gr.reweight()) for p in posts]
+    drawn = [gr.control_variate(p, None, laplace, asked, gr.reweight()) for p in posts]
+    assert rms([c.matrix - truth for c in drawn]) < 0.8 * rms([c.matrix - truth for c in plain])
+    assert covered(drawn, truth) > 0.9
+    losses = posts[0].losses(data.train.x, data.train.y)
+    alone = gr.draws(losses, data, of="losses")
+    found = gr.control_variate(alone, None, laplace, asked, gr.reweight())
+    assert torch.allclose(found.matrix, drawn[0].matrix, atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [0.0, 0.3, 0.6, 1.0, 2.0, 3.0, 4.0])

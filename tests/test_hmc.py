@@ -91,6 +91,12 @@ def test_a_bent_network_is_sampled_without_bias_whatever_the_reference(rank, kic
     assert float(((chi.matrix - truth).abs() <= chi.error).double().mean()) > 0.85
 
 
+def test_chains_that_stand_still_are_refused():
+    data = features(n=40, width=2, seed=3)
+    net = Bent(torch.tensor([0.9, -0.4], dtype=torch.float64), 0.2)
+    assert_refused(lambda: sampled(net, data, stationary=True, method=gr.HMC(rank=1), draws=200), "more kicks")
+
+
 def everywhere(data):
     return torch.cat([data.train.x, data.test.x])
 

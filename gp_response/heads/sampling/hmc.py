@@ -19,6 +19,8 @@ from gp_response.heads.sampling.langevin import Chance, State, Target
 class HMC:
     """Hamiltonian Monte Carlo whose kinetic and Gaussian parts are those of the Laplace approximation; no step size, no bias.
 
+    Energies are compared in the network's own type: where losses add up to 10⁵ or more, give a float64 network.
+
     Args:
         kicks: gradients a step; more are refused less often.
         turn: angle of a step, over all its kicks: at π/2 draws of a Gaussian are independent; smaller ones are refused less often.

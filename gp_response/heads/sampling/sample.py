@@ -22,6 +22,8 @@ from gp_response.heads.sampling.reference import Reference, reference
 from gp_response.heads.sampling.run import Outputs, Run, mean_gradient, mean_loss, run_mark
 from gp_response.likelihoods import Gaussian, Likelihood
 
+LEAST_TAKEN = 0.1
+
 
 @torch.no_grad()
 def sample(
@@ -70,7 +72,7 @@ def sample(
         block: draws written together.
 
     Raises:
-        InputError: arguments that do not fit, a chain that diverges, `out` of another run.
+        InputError: arguments that do not fit, a chain that diverges or stands still, `out` of another run.
     """
     model = net if isinstance(net, Network) else Network(net, parameters)
     counts = {"draws": draws, "chains": chains, "thin": thin, "block": block, "batch_size": batch_size or 1}
@@ -100,6 +102,8 @@ def sample(
     )
     files = None if out is None else ChainFiles(out, mark)
     kept, states = run.draws(draws, files=files, block=block, progress=progress)
+    taken = [float((state.memory["taken"] / state.steps).mean()) if method.refuses else None for state in states]
+    _check_taken(method, taken[0])
     settings = {
         "method": repr(method), "burn_in": burn_in, "thin": thin, "batch_size": batch_size, "n_beta": beta * n, "rows": n,
         "localise": localise, "seed": seed, "parameters": list(model.names),
@@ -111,9 +115,9 @@ def sample(
         Chains(
             theta=values if at is None else None, values=None if at is None else values, call=_squeezed(call), at=at,
             likelihood=likelihood, beta=beta, gradients=share * len(calls) + extra, settings=settings,
-            acceptance=float((state.memory["taken"] / state.steps).mean()) if method.refuses else None,
+            acceptance=share_taken,
         )
-        for call, values, state in zip(calls, kept, states, strict=True)
+        for call, values, share_taken in zip(calls, kept, taken, strict=True)
     ]  # fmt: skip
     return replace(made[0], twin=made[1]) if twin else made[0]
 
@@ -134,6 +138,15 @@ def _check_method(method: Any, batch_size: int | None) -> None:
         raise InputError(f"method={method!r}; expected gr.SGLD(step), gr.PreconditionedSGLD(step), gr.HMC() or a step")
     if method.refuses and batch_size is not None:
         raise InputError(f"batch_size={batch_size} with {method!r}, which takes the whole loss; leave batch_size away")
+
+
+def _check_taken(method: Method, taken: float | None) -> None:
+    """Draws that hardly move look as if they were certain."""
+    if taken is not None and taken < LEAST_TAKEN:
+        raise InputError(
+            f"{method!r} took {taken:.1%} of its steps; expected {LEAST_TAKEN:.0%} or more: take more kicks, a smaller turn, or a "
+            "rank that reaches all stiff modes, or localise more"
+        )
 
 
 def _target(
