@@ -47,6 +47,7 @@ def far_off(temperature=2.0):
     return gr.Exact(gr.Linear(outputscale=1.0 / PRIOR), noise=temperature * NOISE).condition(DATA)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_towards_a_wrong_answer_tends_to_the_right_one():
     wrong = far_off()
     off = float((gr.susceptibility(wrong, ASKED, gr.reweight()).matrix - TRUTH).norm() / TRUTH.norm())

@@ -130,7 +130,15 @@ def test_classes_and_float32_are_sampled():
 
 
 def test_a_killed_run_goes_on_to_the_same_draws(tmp_path, monkeypatch):
-    settings = {"net": small_net(), "draws": 50, "burn_in": 7, "thin": 2, "block": 20}
+    settings = {
+        "net": small_net(),
+        "stationary": True,
+        "prior_precision": 20.0,
+        "draws": 50,
+        "burn_in": 7,
+        "thin": 2,
+        "block": 20,
+    }
     whole = sampled(**settings)
     calls = []
 
