@@ -67,7 +67,7 @@ def test_away_from_its_mode_a_linear_network_is_sampled_around_the_mode():
     assert torch.allclose(chains.theta.mean(dim=(0, 1)), ridge().weight.detach()[0], atol=0.02)
 
 
-@pytest.mark.parametrize(("rank", "kicks"), [(1, 12), (100, 2)])
+@pytest.mark.parametrize(("rank", "kicks"), [pytest.param(1, 12, marks=pytest.mark.slow), (100, 2)])
 def test_a_bent_network_is_sampled_without_bias_whatever_the_reference(rank, kicks):
     data = features(n=40, width=2, seed=3)
     net = Bent(torch.tensor([0.9, -0.4], dtype=torch.float64), 0.2)
