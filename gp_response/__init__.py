@@ -12,6 +12,7 @@ from gp_response.errors import DataError, GPResponseError, InputError, MissingDe
 from gp_response.features import MLP, Encoder, Identity, SpectralResNet, UnitBox
 from gp_response.heads import (
     CGLB,
+    HMC,
     SGLD,
     SGPR,
     SVGP,
@@ -137,6 +138,7 @@ __all__ = [
     "SampledSusceptibility",
     "control_variate",
     "SamplingPlan",
+    "HMC",
     "SGLD",
     "PreconditionedSGLD",
     "sample",

@@ -6,6 +6,7 @@ from gp_response.heads.exact import Exact
 from gp_response.heads.inducing import choose_inducing, split_features
 from gp_response.heads.laplace import laplace
 from gp_response.heads.sampling import (
+    HMC,
     SGLD,
     Chains,
     Draws,
@@ -26,7 +27,7 @@ from gp_response.heads.trace import Trace
 from gp_response.heads.training import Training
 
 __all__ = [
-    "CGLB", "Chains", "Draws", "Exact", "PreconditionedSGLD", "SGLD", "SGPR", "SVGP", "SamplingPlan",
+    "CGLB", "Chains", "Draws", "Exact", "HMC", "PreconditionedSGLD", "SGLD", "SGPR", "SVGP", "SamplingPlan",
     "TangentKernel", "TangentMean", "Trace", "Training", "choose_inducing", "draws", "effective_size",
     "from_gpytorch", "head_from_gpytorch", "laplace", "plan_sampling", "read_devinterp", "sample",
     "split_features", "split_rhat", "write_devinterp",

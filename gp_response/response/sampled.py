@@ -27,7 +27,7 @@ class SampledSusceptibility(Susceptibility):
 
     Attributes:
         error: half the width of a 95 % interval of each entry: statistical, no bound, and blind to what all draws have in common (a
-            step size too large, a mode never visited).
+            step size too large, a mode never visited). With a control variate it holds what that may be wrong by, too.
         effective: (m, c), independent draws that would leave the same standard error.
         rhat_rows, rhat_columns: split R-hat of observables (m,) and perturbations (c,).
         flagged: observables where that exceeds 1.05, or an entry has fewer than 100 effective draws; all of them where a column's
@@ -79,7 +79,7 @@ def described(
     weak = weak | (found.effective < LEAST).any(dim=1) & (found.spread > 0).any(dim=1)
     plain = Susceptibility.named(
         posterior.data, asked, perturbation, beta=posterior.beta, matrix=-posterior.beta * found.value,
-        error=posterior.beta * quantile(count, LEVEL) * found.standard_error, flagged=weak, order="sampled",
+        error=posterior.beta * found.half_width(LEVEL), flagged=weak, order="sampled",
         source=Source(posterior, source, perturbation), columns=perturbation.columns_of(posterior),
     )  # fmt: skip
     known = {f.name: getattr(plain, f.name) for f in fields(plain)}

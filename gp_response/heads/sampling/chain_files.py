@@ -1,7 +1,7 @@
 """Draws on disk, a file a block of draws, so that a killed sampler goes on from the last whole block.
 
-Each file is written atomically and holds the draws of its block and where the chains are after it: θ, the running squares,
-the state of the random numbers.
+Each file is written atomically and holds the draws of its block and where the chains are after it: θ, what
+their method remembers, the state of the random numbers.
 """
 
 import json
@@ -17,7 +17,7 @@ from gp_response.errors import InputError
 from gp_response.files import write_atomically
 from gp_response.heads.sampling.langevin import State
 
-FORMAT = "gp_response.draws/1"
+FORMAT = "gp_response.draws/2"
 
 
 class Block(NamedTuple):
@@ -41,7 +41,8 @@ class ChainFiles:
     def write(self, index: int, block: Block) -> None:
         tensors = {"random": block.random}
         for k, (kept, state) in enumerate(zip(block.kept, block.states, strict=True)):
-            tensors |= {f"kept{k}": kept, f"theta{k}": state.theta, f"squares{k}": state.squares}
+            tensors |= {f"kept{k}": kept, f"theta{k}": state.theta}
+            tensors |= {f"memory{k}.{name}": part for name, part in state.memory.items()}
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"format": FORMAT, "mark": self.mark, "steps": str(block.states[0].steps)}
         write_atomically(self._path(index), save(plain, metadata=header))
@@ -72,10 +73,13 @@ class ChainFiles:
                 f"{path.parent} holds the draws of another network, data or settings; choose another folder"
             )
         count, steps = sum(name.startswith("kept") for name in tensors), int(header["steps"])
-        states = tuple(
-            State(tensors[f"theta{k}"].to(device), tensors[f"squares{k}"].to(device), steps) for k in range(count)
-        )
-        return Block(tuple(tensors[f"kept{k}"].to(device) for k in range(count)), states, tensors["random"])
+        tensors = {name: t if name == "random" else t.to(device) for name, t in tensors.items()}
+        states = tuple(State(tensors[f"theta{k}"], _below(f"memory{k}.", tensors), steps) for k in range(count))
+        return Block(tuple(tensors[f"kept{k}"] for k in range(count)), states, tensors["random"])
+
+
+def _below(stem: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(stem) :]: tensor for name, tensor in tensors.items() if name.startswith(stem)}
 
 
 __all__ = ["Block", "ChainFiles"]

@@ -19,6 +19,7 @@ class Chains:
         likelihood, beta: of the Gibbs measure sampled, `exp(-β Σ ρ_i ℓ_i)` times its prior.
         gradients: evaluations of the gradient of the whole loss, minibatches counted by their share, all chains together.
         settings: what else was asked for, by name.
+        acceptance: share of steps that were taken, of a method that may refuse one; None of others.
         twin: draws of the linearised network, moved by the same random numbers; None where not asked for.
     """
 
@@ -30,6 +31,7 @@ class Chains:
     beta: float
     gradients: float
     settings: dict[str, Any] = field(default_factory=dict)
+    acceptance: float | None = None
     twin: "Chains | None" = None
 
     def __repr__(self) -> str:

@@ -20,15 +20,23 @@ class SampledCovariance:
         value: unbiased for independent draws (divided by their number less one).
         batches: (b, m, c), what each batch of consecutive draws says of `value`; its mean is near it.
         spread: standard deviation of one draw's product of deviations.
+        shift: how far `value` was moved on purpose, which its interval takes as bias. bound: of errors that are not chance.
     """
 
     value: Tensor
     batches: Tensor
     spread: Tensor
+    shift: Tensor | float = 0.0
+    bound: Tensor | float = 0.0
 
     @property
     def standard_error(self) -> Tensor:
         return self.batches.std(dim=0) / len(self.batches) ** 0.5
+
+    def half_width(self, level: float) -> Tensor:
+        """Of an interval of every entry that covers with this probability, (m, c)."""
+        wide = (self.standard_error.square() + torch.as_tensor(self.shift).square()).sqrt()
+        return quantile(len(self.batches), level) * wide + self.bound
 
     @property
     def effective(self) -> Tensor:

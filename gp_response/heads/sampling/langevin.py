@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
+from gp_response.heads.sampling.reference import Reference
 
 Gradient = Callable[[Tensor, Tensor | None], Tensor]
+Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,29 +30,71 @@ class Target:
     Attributes:
         gradient: gradient(θ (chains, P), rows) -> ∇L, (chains, P), of the rows (chains, b) of a minibatch, or of all where None.
         n_beta: nβ. precision: λ, a number or (P,). centre: c, (P,).
+        loss: loss(θ) -> L (chains,) and ∇L of all rows, for methods that accept or refuse a step.
+        around: the Gaussian that such a method moves along.
     """
 
     gradient: Gradient
     n_beta: float
     precision: Tensor | float = 0.0
     centre: Tensor | float = 0.0
+    loss: Loss | None = None
+    around: Reference | None = None
+
+    def force(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """`nβ ∇L + λ (θ - c)`, the gradient of the energy."""
+        return self.n_beta * gradient + self.precision * (theta - self.centre)
+
+    def energy(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """`nβ L + ½ Σ λ (θ - c)²`, (chains,), and its gradient (chains, P)."""
+        assert self.loss is not None
+        value, gradient = self.loss(theta)
+        pull = 0.5 * (self.precision * (theta - self.centre).square()).sum(dim=1)
+        return self.n_beta * value + pull, self.force(theta, gradient)
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where chains are: θ (chains, P), the running mean of squared gradients (as θ; SGLD leaves it alone), steps taken."""
+    """Where chains are: θ (chains, P), what their method remembers, each with chains first, and the steps taken."""
 
     theta: Tensor
-    squares: Tensor
+    memory: dict[str, Tensor]
     steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chance:
+    """Random numbers of a step: normal (chains, P), rows of a minibatch (chains, b) or None, uniform (chains,) where asked for."""
+
+    normal: Tensor
+    rows: Tensor | None
+    uniform: Tensor | None
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A sampler: given ∇L and the force at θ, and normal numbers, the next state."""
+    """A sampler.
 
-    def move(self, state: State, gradient: Tensor, force: Tensor, noise: Tensor) -> State:
-        """The next state; `force` is `nβ ∇L + λ (θ - c)`."""
+    Attributes:
+        refuses: it may stay where it is, which takes a uniform number a step, all rows, and a target with `loss` and `around`.
+        cost: gradients of the loss that a step takes.
+    """
+
+    @property
+    def refuses(self) -> bool: ...
+
+    @property
+    def cost(self) -> int: ...
+
+    def move(self, target: Target, state: State, chance: Chance) -> State:
+        """The next state."""
+
+
+class _Langevin:
+    """A method of one gradient a step, never refused."""
+
+    refuses = False
+    cost = 1
 
 
 def _checked(name: str, step: float) -> None:
@@ -59,7 +103,7 @@ def _checked(name: str, step: float) -> None:
 
 
 @dataclass(frozen=True)
-class SGLD:
+class SGLD(_Langevin):
     """Langevin dynamics with step size ε; see `gr.plan_sampling` for what ε does."""
 
     step: float
@@ -67,13 +111,14 @@ class SGLD:
     def __post_init__(self) -> None:
         _checked("SGLD", self.step)
 
-    def move(self, state: State, gradient: Tensor, force: Tensor, noise: Tensor) -> State:
-        theta = state.theta - 0.5 * self.step * force + self.step**0.5 * noise
+    def move(self, target: Target, state: State, chance: Chance) -> State:
+        force = target.force(state.theta, target.gradient(state.theta, chance.rows))
+        theta = state.theta - 0.5 * self.step * force + self.step**0.5 * chance.normal
         return replace(state, theta=theta, steps=state.steps + 1)
 
 
 @dataclass(frozen=True)
-class PreconditionedSGLD:
+class PreconditionedSGLD(_Langevin):
     """SGLD with a step of its own for each parameter, `ε/(√v + floor)`, v a running mean of squared minibatch gradients ∇L.
 
     Args:
@@ -89,18 +134,22 @@ class PreconditionedSGLD:
         if not (0.0 < self.decay < 1.0 and self.floor > 0.0):
             raise InputError(f"{self!r}: expected decay between 0 and 1 and a positive floor")
 
-    def move(self, state: State, gradient: Tensor, force: Tensor, noise: Tensor) -> State:
-        squares = self.decay * state.squares + (1.0 - self.decay) * gradient.square()
+    def move(self, target: Target, state: State, chance: Chance) -> State:
+        gradient = target.gradient(state.theta, chance.rows)
+        squares = self.decay * state.memory.get("squares", torch.zeros_like(gradient))
+        squares = squares + (1.0 - self.decay) * gradient.square()
         level = squares / (1.0 - self.decay ** (state.steps + 1))
         step = self.step / (level.sqrt() + self.floor)
-        return State(state.theta - 0.5 * step * force + step.sqrt() * noise, squares, state.steps + 1)
+        theta = state.theta - 0.5 * step * target.force(state.theta, gradient) + step.sqrt() * chance.normal
+        return State(theta, {"squares": squares}, state.steps + 1)
 
 
+@torch.no_grad()
 def advance(
     method: Method, targets: tuple[Target, ...], states: tuple[State, ...], steps: int, *, rows: tuple[int, int] | None,
     generator: torch.Generator,
 ) -> tuple[State, ...]:  # fmt: skip
-    """Every state moved by so many steps on its own target; all see the same rows and the same normal numbers.
+    """Every state moved by so many steps on its own target; all see the same rows and the same random numbers.
 
     Args:
         rows: (n, b), minibatches of b of n rows drawn with replacement, each chain its own; None: full gradients.
@@ -110,11 +159,8 @@ def advance(
     """
     like = states[0].theta
     for _ in range(steps):
-        noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-        chosen = None
-        if rows is not None:
-            chosen = torch.randint(rows[0], (len(like), rows[1]), generator=generator).to(like.device)
-        states = tuple(_moved(method, *both, chosen, noise) for both in zip(targets, states, strict=True))
+        chance = _chance(method, like, rows, generator)
+        states = tuple(method.move(*both, chance) for both in zip(targets, states, strict=True))
     lost = ~torch.isfinite(states[0].theta).all(dim=1)
     if bool(lost.any()):
         raise InputError(
@@ -124,10 +170,14 @@ def advance(
     return states
 
 
-def _moved(method: Method, target: Target, state: State, rows: Tensor | None, noise: Tensor) -> State:
-    gradient = target.gradient(state.theta, rows)
-    force = target.n_beta * gradient + target.precision * (state.theta - target.centre)
-    return method.move(state, gradient, force, noise)
+def _chance(method: Method, like: Tensor, rows: tuple[int, int] | None, generator: torch.Generator) -> Chance:
+    normal = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    chosen = uniform = None
+    if rows is not None:
+        chosen = torch.randint(rows[0], (len(like), rows[1]), generator=generator).to(like.device)
+    if method.refuses:
+        uniform = torch.rand(len(like), generator=generator, dtype=like.dtype).to(like.device)
+    return Chance(normal, chosen, uniform)
 
 
 def langevin(
@@ -141,7 +191,7 @@ def langevin(
     """
     targets = (target,) if twin is None else (target, twin)
     first = start.expand(chains, -1).clone()
-    states: tuple[State, ...] = tuple(State(first, torch.zeros_like(first), 0) for _ in targets)
+    states: tuple[State, ...] = tuple(State(first, {}, 0) for _ in targets)
     generator = torch.Generator().manual_seed(seed)
     options: dict[str, Any] = {"rows": rows, "generator": generator}
     states = advance(method, targets, states, burn_in, **options)
@@ -153,4 +203,4 @@ def langevin(
     return tuple(kept)
 
 
-__all__ = ["Method", "PreconditionedSGLD", "SGLD", "State", "Target", "advance", "langevin"]
+__all__ = ["Chance", "Method", "PreconditionedSGLD", "SGLD", "State", "Target", "advance", "langevin"]

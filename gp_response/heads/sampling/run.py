@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad, grad_and_value, vmap
 from tqdm.auto import tqdm
 
 from gp_response.curvature.loss import Loss
@@ -19,14 +19,21 @@ from gp_response.heads.sampling.langevin import Method, State, Target, advance
 Outputs: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
+def mean_loss(call: Outputs, loss: Loss, rows: Rows) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The mean weighted loss of all rows at θ (chains, P), (chains,), and its gradient (chains, P)."""
+    both = vmap(grad_and_value(_mean(call, loss)), in_dims=(0, None, None, None))
+
+    def value(theta: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, mean = both(theta, rows.x, rows.y, rows.weights)
+        return mean, gradient
+
+    return value
+
+
 def mean_gradient(call: Outputs, loss: Loss, rows: Rows) -> Callable[[Tensor, Tensor | None], Tensor]:
     """∇ of the mean weighted loss at θ (chains, P): of chosen rows (chains, b), or of all where None."""
-
-    def mean_loss(theta: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        return (weights * loss.rows(call(theta, x), y)).mean()
-
-    every = vmap(grad(mean_loss), in_dims=(0, None, None, None))
-    chosen = vmap(grad(mean_loss))
+    every = vmap(grad(_mean(call, loss)), in_dims=(0, None, None, None))
+    chosen = vmap(grad(_mean(call, loss)))
 
     def gradient(theta: Tensor, which: Tensor | None) -> Tensor:
         if which is None:
@@ -34,6 +41,10 @@ def mean_gradient(call: Outputs, loss: Loss, rows: Rows) -> Callable[[Tensor, Te
         return chosen(theta, rows.x[which], rows.y[which], rows.weights[which])
 
     return gradient
+
+
+def _mean(call: Outputs, loss: Loss) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    return lambda theta, x, y, weights: (weights * loss.rows(call(theta, x), y)).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +62,10 @@ class Run:
     at: Tensor | None
     rows: tuple[int, int] | None
 
-    def draws(self, count: int, *, files: ChainFiles | None, block: int, progress: bool) -> list[Tensor]:
-        """So many draws of every target, (chains, draws, …), taken up from files where these hold some."""
+    def draws(
+        self, count: int, *, files: ChainFiles | None, block: int, progress: bool
+    ) -> tuple[list[Tensor], tuple[State, ...]]:
+        """So many draws of every target, (chains, draws, …), and where they ended; taken up from files that hold some."""
         blocks = [] if files is None else files.read(self.start.device)
         have = sum(part.kept[0].shape[1] for part in blocks)
         with tqdm(total=count, initial=min(have, count), desc="draws", disable=not progress, leave=False) as bar:
@@ -61,14 +74,15 @@ class Run:
                 have += blocks[-1].kept[0].shape[1]
                 if files is not None:
                     files.write(len(blocks) - 1, blocks[-1])
-        return [torch.cat([part.kept[k] for part in blocks], dim=1)[:, :count] for k in range(len(self.targets))]
+        kept = [torch.cat([part.kept[k] for part in blocks], dim=1)[:, :count] for k in range(len(self.targets))]
+        return kept, blocks[-1].states
 
     def _next(self, last: Block | None, count: int, bar: tqdm) -> Block:
         generator = torch.Generator().manual_seed(self.seed)
         move = partial(advance, self.method, self.targets, rows=self.rows, generator=generator)
         if last is None:
             first = self.start.expand(self.chains, -1).clone()
-            states = move(tuple(State(first, torch.zeros_like(first), 0) for _ in self.targets), self.burn_in)
+            states = move(tuple(State(first, {}, 0) for _ in self.targets), self.burn_in)
         else:
             states = last.states
             generator.set_state(last.random)
@@ -96,4 +110,4 @@ def run_mark(tensors: Sequence[Tensor], settings: Any) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["Outputs", "Run", "mean_gradient", "run_mark"]
+__all__ = ["Outputs", "Run", "mean_gradient", "mean_loss", "run_mark"]

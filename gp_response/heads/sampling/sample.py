@@ -9,18 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
-from gp_response.curvature import Network
+from gp_response.curvature import Curvature, Network, ggn
 from gp_response.curvature.loss import Loss, loss_of
 from gp_response.curvature.rows import Labelled, Rows, labelled_rows
 from gp_response.curvature.selection import Selection
 from gp_response.errors import InputError
 from gp_response.heads.sampling.chain_files import ChainFiles
 from gp_response.heads.sampling.chains import Chains
+from gp_response.heads.sampling.hmc import HMC
 from gp_response.heads.sampling.langevin import SGLD, Method, Target
-from gp_response.heads.sampling.run import Outputs, Run, mean_gradient, run_mark
+from gp_response.heads.sampling.reference import Reference, reference
+from gp_response.heads.sampling.run import Outputs, Run, mean_gradient, mean_loss, run_mark
 from gp_response.likelihoods import Gaussian, Likelihood
 
+LEAST_TAKEN = 0.1
 
+
+@torch.no_grad()
 def sample(
     net: nn.Module | Network,
     data: Labelled,
@@ -45,13 +50,14 @@ def sample(
     block: int = 50,
     progress: bool = False,
 ) -> Chains:
-    """Draws of `exp(-β Σ ρ_i ℓ_i(θ) - ½ γ |θ - θ*|² - ½ Σ λ_p θ_p²)` by Langevin dynamics that starts at the network, θ*.
+    """Draws of `exp(-β Σ ρ_i ℓ_i(θ) - ½ γ |θ - θ*|² - ½ Σ λ_p θ_p²)` by dynamics that start at the network, θ*.
 
     Args:
         net: as it stands; never changed. parameters: which move, see `gr.ggn`.
         data: a Dataset (weights ρ used), or a pair (x, y).
         likelihood: of the losses; the same that `gr.draws` then uses.
-        method: `gr.SGLD(step)`, `gr.PreconditionedSGLD(step)`, or a step of SGLD; `gr.plan_sampling` finds one.
+        method: `gr.SGLD(step)`, `gr.PreconditionedSGLD(step)`, or a step of SGLD; `gr.plan_sampling` finds one. `gr.HMC()` has no
+            step and no bias, is fast where the posterior is nearly Gaussian, and needs a pull on every parameter and all rows.
         draws: kept of each chain. burn_in: steps before the first. thin: steps from one to the next.
         batch_size: rows of a minibatch, drawn with replacement; None: full gradients. Minibatches widen what is sampled.
         beta: β, or n_beta: nβ of the papers on susceptibilities, n rows; both None: β = 1.
@@ -59,27 +65,33 @@ def sample(
         stationary: the centre of both pulls is put where θ* is stationary, as `gr.laplace` has it: what is sampled then has
             its mode at θ* whatever the network was trained with.
         at: (p, d) points whose outputs are kept, instead of parameters (which `gr.draws` reads anywhere).
-        twin: also the linearised network, moved by the same random numbers, for `gr.control_variate`; Gaussian likelihoods. A
-            step of it counts as a gradient.
+        twin: also the linearised network, moved by the same random numbers, for `gr.control_variate`; Gaussian likelihoods. Its
+            gradients count, too.
         seed: of all random numbers. Chains and steps are reproducible on one kind of device.
         out: folder to which blocks of draws are written; called again with the same arguments, an interrupted run goes on.
         block: draws written together.
 
     Raises:
-        InputError: arguments that do not fit, a chain that diverges, `out` of another run.
+        InputError: arguments that do not fit, a chain that diverges or stands still, `out` of another run.
     """
     model = net if isinstance(net, Network) else Network(net, parameters)
     counts = {"draws": draws, "chains": chains, "thin": thin, "block": block, "batch_size": batch_size or 1}
     _check(likelihood, twin, counts)
     method = SGLD(float(method)) if isinstance(method, int | float) else method
+    _check_method(method, batch_size)
     rows, loss = _labelled(model, data, likelihood)
     n, beta = len(rows), _beta(beta, n_beta, len(rows))
     calls: tuple[Outputs, ...] = (model.call, *([partial(linearised, model)] if twin else []))
-    gradients = [mean_gradient(call, loss, rows) for call in calls]
     precision = _precision(localise, prior_precision, model)
-    push = beta * n * gradients[0](model.origin[None], None)[0] if stationary else None
+    push = beta * n * mean_gradient(model.call, loss, rows)(model.origin[None], None)[0] if stationary else None
     centre = _centre(localise, precision, model.origin, push)
-    targets = tuple(Target(gradient, beta * n, precision, centre) for gradient in gradients)
+    around = None
+    if isinstance(method, HMC):
+        target = _target(model.call, loss, rows, beta=beta, precision=precision, centre=centre)
+        around = _around(target, ggn(model, rows, likelihood=likelihood, beta=beta), method.rank)
+    targets = tuple(
+        _target(call, loss, rows, beta=beta, precision=precision, centre=centre, around=around) for call in calls
+    )
     run = Run(
         targets, calls, model.origin, method=method, chains=chains, burn_in=burn_in, thin=thin, seed=seed, at=at,
         rows=None if batch_size is None else (n, batch_size),
@@ -88,18 +100,24 @@ def sample(
         (rows.x, rows.y, rows.weights, precision, centre, model.origin, *([] if at is None else [at])),
         (method, chains, burn_in, thin, seed, batch_size, beta, repr(likelihood), model.names, twin, block),
     )
-    kept = run.draws(draws, files=None if out is None else ChainFiles(out, mark), block=block, progress=progress)
+    files = None if out is None else ChainFiles(out, mark)
+    kept, states = run.draws(draws, files=files, block=block, progress=progress)
+    taken = [float((state.memory["taken"] / state.steps).mean()) if method.refuses else None for state in states]
+    _check_taken(method, taken[0])
     settings = {
         "method": repr(method), "burn_in": burn_in, "thin": thin, "batch_size": batch_size, "n_beta": beta * n, "rows": n,
         "localise": localise, "seed": seed, "parameters": list(model.names),
     }  # fmt: skip
-    share = chains * (burn_in + thin * draws) * (1.0 if batch_size is None else batch_size / n)
+    share = method.cost * chains * (burn_in + thin * draws) * (1.0 if batch_size is None else batch_size / n)
+    # Of HMC also its Gaussian's products and where that is centred, and the energies that chains start with.
+    extra = 0 if around is None else around.products + 1 + chains * len(calls)
     made = [
         Chains(
             theta=values if at is None else None, values=None if at is None else values, call=_squeezed(call), at=at,
-            likelihood=likelihood, beta=beta, gradients=share * len(calls), settings=settings,
+            likelihood=likelihood, beta=beta, gradients=share * len(calls) + extra, settings=settings,
+            acceptance=share_taken,
         )
-        for call, values in zip(calls, kept, strict=True)
+        for call, values, share_taken in zip(calls, kept, taken, strict=True)
     ]  # fmt: skip
     return replace(made[0], twin=made[1]) if twin else made[0]
 
@@ -113,6 +131,39 @@ def _check(likelihood: Any, twin: bool, counts: dict[str, Any]) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"sample({name}={count!r}): expected an integer of 1 or more")
+
+
+def _check_method(method: Any, batch_size: int | None) -> None:
+    if not isinstance(method, Method):
+        raise InputError(f"method={method!r}; expected gr.SGLD(step), gr.PreconditionedSGLD(step), gr.HMC() or a step")
+    if method.refuses and batch_size is not None:
+        raise InputError(f"batch_size={batch_size} with {method!r}, which takes the whole loss; leave batch_size away")
+
+
+def _check_taken(method: Method, taken: float | None) -> None:
+    """Draws that hardly move look as if they were certain."""
+    if taken is not None and taken < LEAST_TAKEN:
+        raise InputError(
+            f"{method!r} took {taken:.1%} of its steps; expected {LEAST_TAKEN:.0%} or more: take more kicks, a smaller turn, or a "
+            "rank that reaches all stiff modes, or localise more"
+        )
+
+
+def _target(
+    call: Outputs, loss: Loss, rows: Rows, *, beta: float, precision: Tensor, centre: Tensor, around: Reference | None = None
+) -> Target:  # fmt: skip
+    gradient, whole = mean_gradient(call, loss, rows), mean_loss(call, loss, rows)
+    return Target(gradient, beta * len(rows), precision, centre, loss=whole, around=around)
+
+
+def _around(target: Target, curvature: Curvature, rank: int) -> Reference:
+    """The Gaussian at the end of a Newton step from the network, which is where the linearised network has its mode."""
+    precision, origin = torch.as_tensor(target.precision), curvature.net.origin
+    if bool((precision == 0).any()):
+        raise InputError("gr.HMC() needs a pull on every parameter; give localise or prior_precision above 0")
+    found = reference(curvature, precision, origin, rank=rank)
+    push = target.force(origin[None], target.gradient(origin[None], None))
+    return found.around(found.place(-found.pull(push))[0])
 
 
 def _labelled(model: Network, data: Labelled, likelihood: Likelihood) -> tuple[Rows, Loss]:
