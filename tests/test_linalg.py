@@ -4,9 +4,11 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 import gp_response as gr
 from gp_response.linalg.extended import residual
+from gp_response.linalg.ritz import leading
 
 
 def system(n=300, *, condition=1e10, seed=0):
@@ -80,3 +82,17 @@ def test_a_solver_takes_linear_operators():
     operator = gr.RBF().operator(x).add_diagonal(torch.tensor(0.1, dtype=torch.float64))
     solution = gr.Cholesky().solve(operator, x)
     assert torch.allclose(operator.to_dense() @ solution.value, x, atol=1e-10)
+
+
+@pytest.mark.parametrize(("rank", "k"), [(0, 3), (10, 20), (10, 8), (30, 30)])
+def test_leading_pairs_are_found_beyond_the_rank_with_orthonormal_vectors(rank, k):
+    generator = torch.Generator().manual_seed(rank)
+    root = torch.randn(120, rank, generator=generator, dtype=torch.float64)
+    a = root @ root.T
+    start = (
+        a @ torch.randn(120, 4, generator=generator, dtype=torch.float64) if rank else torch.eye(120)[:, :4].double()
+    )
+    found = leading(lambda v: a @ v, start, k)
+    assert_close(found.values, torch.linalg.eigvalsh(a).flip(0)[:k], rtol=1e-10, atol=1e-10)
+    assert_close(found.vectors.T @ found.vectors, torch.eye(k, dtype=torch.float64), rtol=0.0, atol=1e-12)
+    assert_close((a @ found.vectors - found.vectors * found.values).norm(dim=0), found.residual, rtol=1e-6, atol=1e-9)

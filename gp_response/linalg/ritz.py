@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gp_response.errors import SolverError
 
+ROUNDING = 1e-12  # of a product: what is left of it beside the basis is no direction
+
 
 class Ritz(NamedTuple):
     """Pairs with the largest values: `values` (k,) descending, orthonormal `vectors` (n, k), `residual` (k,) norms
@@ -52,9 +54,18 @@ def leading(
 
 
 def _orthonormal(block: Tensor, basis: Tensor) -> Tensor:
-    for _ in range(2):
-        block = torch.linalg.qr(block - basis @ (basis.T @ block))[0]
-    return block
+    """What a block has beside the basis, without the directions in which that is rounding; random ones where all of it is."""
+    size = float(torch.linalg.matrix_norm(block, 2))
+    left, values, _ = torch.linalg.svd(_beside(block, basis), full_matrices=False)
+    found = left[:, values > ROUNDING * size]
+    if not found.shape[1]:  # the basis is invariant, and other eigenvalues are seen from elsewhere only
+        generator = torch.Generator().manual_seed(basis.shape[1])
+        found = _beside(torch.randn(block.shape, generator=generator, dtype=block.dtype).to(block), basis)
+    return torch.linalg.qr(_beside(torch.linalg.qr(found)[0], basis))[0]
+
+
+def _beside(block: Tensor, basis: Tensor) -> Tensor:
+    return block - basis @ (basis.T @ block)
 
 
 def _ritz(basis: Tensor, image: Tensor, k: int) -> Ritz:
