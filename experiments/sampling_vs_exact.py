@@ -396,8 +396,8 @@ def numbers_laplace(found: list[dict[str, Any]]) -> dict[str, str]:
             f"{stem}Drawn": most("rms", "drawn"), f"{stem}DrawnSgld": most("rms", "drawn_sgld"),
             f"{stem}Laplace": number(max(f["laplace"] for f in some), digits=2),
             f"{stem}TruthError": number(max(f["truth_error"] for f in some), digits=1),
-            f"{stem}CoverageMin": number(min(f["coverage"]["drawn"] for f in some), digits=2),
-            f"{stem}HmcCoverageMin": number(min(f["coverage"]["hmc"] for f in some), digits=2),
+            f"{stem}CoverageMin": number(min(f["coverage"]["drawn"] for f in some), digits=3),
+            f"{stem}HmcCoverageMin": number(min(f["coverage"]["hmc"] for f in some), digits=3),
             f"{stem}Acceptance": number(min(f["acceptance"] for f in some), digits=2),
             f"{stem}Gradients": number(some[0]["gradients"]), f"{stem}Parameters": number(some[0]["parameters"]),
         }  # fmt: skip
