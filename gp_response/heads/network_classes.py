@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, with_places
 from gp_response.errors import InputError
-from gp_response.heads.class_points import with_classes
 from gp_response.heads.network_field import NetworkField
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
@@ -25,7 +24,8 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
     """A linearised classifier conditioned on classes; made by `laplace` with a `Categorical` likelihood.
 
     As of every posterior of several classes, `mean(x)` is (n, C), `variance(x)` (n, C) and `cov(x, y)` (n, C, m, C), points
-    of probes carry the class as a last column, and rows of a covariance run over training rows and classes, (n C,).
+    of probes carry the class as a last column, and rows of a covariance run over training rows and classes, (n C,). Where
+    a sample is a sequence, rows are its T tokens, and (T, C) stands for C.
     """
 
     law: Categorical
@@ -34,7 +34,7 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
     def __init__(self, model: NetworkModel, data: Dataset):
         model.likelihood.check(data.train.y)
         self.law = model.likelihood  # type: ignore[assignment]
-        self.outputs = model.rows(data).outputs()  # (n, C)
+        self.outputs = model.rows(data).outputs().reshape(-1, self.classes)  # (n, C)
         self.probabilities = torch.softmax(self.outputs, dim=-1)
         super().__init__(model, data)
 
@@ -53,7 +53,7 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
 
     @property
     def row_points(self) -> Tensor:
-        return with_classes(self.data.train.x, self.classes)
+        return with_places(self.data.train.x, (self.classes,))
 
     def probe(self, x: Tensor | Look) -> NetworkProbe:
         if isinstance(x, Look) and x.direction is not None:
