@@ -264,6 +264,40 @@ def test_other_weights_are_the_same_model_conditioned_again():
     torch.testing.assert_close(chi.matrix, refit.matrix, rtol=1e-7, atol=1e-9)
 
 
+def test_the_rest_of_the_response_module_reads_them(tmp_path):
+    found, ridge, h = posterior(), Ridge(NET, X, Y, RHO), 1e-3
+    asked, moved = gr.value(AT), gr.reweight([2, 9])
+    bent = gr.second_response(found, asked, moved).matrix[:, 0, 1]
+    one, other = (torch.nn.functional.one_hot(torch.tensor(i), N).double() for i in (2, 9))
+    corners = [
+        s * t * ridge.read(NET, AT, weights=RHO + h * (s * one + t * other))[0].flatten()
+        for s in (1.0, -1.0)
+        for t in (1.0, -1.0)
+    ]
+    torch.testing.assert_close(bent, sum(corners) / (4 * h * h), rtol=1e-4, atol=1e-7)
+    chi = gr.susceptibility(found, gr.loss(AT, LABELS), moved)
+    fluctuation = gr.fluctuation(found, gr.loss(AT, LABELS), moved)
+    torch.testing.assert_close(fluctuation.matrix, chi.matrix, rtol=1e-9, atol=1e-11)
+    by_label = gr.susceptibility(found, asked, gr.relabel()).matrix
+    deviation = gr.noise_response(found, asked).deviation
+    torch.testing.assert_close(deviation, (by_label.square() * NOISE).sum(dim=1).sqrt(), rtol=1e-9, atol=1e-11)
+    stored = gr.susceptibility(found, gr.loss(AT, LABELS), moved, out=tmp_path / "chi.zarr")
+    torch.testing.assert_close(stored[:], chi.matrix)
+    torch.testing.assert_close(gr.predict(found, found.every(AT)).mean, NET(AT).detach().flatten())
+    head = posterior(parameters="head")
+    clamped = gr.restrict(found, "2")
+    torch.testing.assert_close(clamped.cov(AT), head.cov(AT), rtol=1e-10, atol=1e-12)
+
+
+def test_the_evidence_chooses_the_prior():
+    found = posterior(prior_precision="evidence", beta=1.0).prior_choice
+    curvature = torch.einsum("n,ncp,ncq->pq", RHO / NOISE, *(jacobian(NET, X),) * 2)
+    values = torch.linalg.eigvalsh(curvature).clamp_min(0.0)
+    size = sum(p.square().sum() for p in NET.parameters()).item()
+    effective = float((values / (values + found.precision)).sum())
+    assert effective == pytest.approx(found.precision * size, rel=1e-8)
+
+
 def test_patterning_moves_samples_whole():
     chi = gr.susceptibility(posterior(), gr.value(AT[:1]), gr.reweight())
     wanted = torch.tensor([0.02, -0.01]).double()

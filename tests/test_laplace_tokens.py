@@ -121,6 +121,14 @@ def test_responses_are_those_of_the_mode_found_again(solver):
     torch.testing.assert_close(whole, loss.matrix @ RHO / BETA, rtol=1e-8, atol=1e-10)
 
 
+def test_the_hessian_may_stand_for_the_ggn():
+    found, rows = classifier(curvature="hessian", prior_precision=20.0), gr.curvature.rows.Rows(X, Y, RHO)
+    hessian = gr.hessian(NET, rows, likelihood=gr.Categorical(C), beta=BETA).dense()
+    outside = jacobian4(NET, AT).flatten(0, 2)
+    truth = outside @ torch.linalg.solve(hessian + 20.0 * torch.eye(len(hessian)).double(), outside.T)
+    torch.testing.assert_close(found.cov(tokens(AT)).reshape(truth.shape), truth, rtol=1e-8, atol=1e-9)
+
+
 def test_a_sequence_put_in_is_one_reweighted_from_nothing():
     kept = torch.tensor([i for i in range(N) if i != 3])
     weights = RHO.clone()
@@ -247,6 +255,11 @@ def test_what_does_not_fit_says_what_was_expected():
         (lambda: classifier(data=(X, torch.full_like(Y, NONE))), "sample 0 has no label"),
         (lambda: classifier(solver=gr.Cholesky()), "of one output"),
         (lambda: gr.susceptibility(found, gr.loss(at, LABELS[:, 0]), gr.reweight()), r"expected \(3, 4\)"),
+        (lambda: gr.susceptibility(found, gr.loss(at, LABELS * 0 + NONE), gr.reweight()), "loss got sample 0 without"),
+        (
+            lambda: gr.susceptibility(found, gr.value(at), gr.insert(at, LABELS * 0 + NONE)),
+            "insert got sample 0 without",
+        ),
         (lambda: gr.susceptibility(found, gr.variance(at), gr.reweight()), "several classes"),
         (lambda: gr.susceptibility(found, gr.value(at), gr.relabel()), "classes cannot"),
         (lambda: gr.finite_response(found, gr.value(at), gr.delete([1])), "exact for Gaussian"),

@@ -167,8 +167,9 @@ class EveryLabel(Observable):
         return tuple(part.repeat_interleave(self.each, dim=0) for part in self.asked.local_data())
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
-        plain = not self.asked.local_data()  # else they are those of p inputs
-        return (self.asked if plain else super()).change(at, by_mean, by_variance)
+        if self.asked.local_data():  # which are those of p inputs
+            return super().change(at, by_mean, by_variance)
+        return self.asked.change(at, by_mean, by_variance)
 
     @property
     def kind(self) -> str:
@@ -220,4 +221,13 @@ def as_labels(y: Any, points: Tensor, what: str) -> Tensor:
     return y
 
 
-__all__ = ["Derivatives", "EveryLabel", "Marginals", "Observable", "as_labels", "as_points", "every_label"]
+def refuse_unlabelled(labelled: Tensor, count: int, what: str) -> None:
+    """Refuse samples, of `count`, that are not among those of a label (s,)."""
+    lacking = sorted(set(range(count)) - set(labelled.tolist()))
+    if lacking:
+        raise InputError(f"{what} got sample {lacking[0]} without a label; leave it out")
+
+
+__all__ = [
+    "Derivatives", "EveryLabel", "Marginals", "Observable", "as_labels", "as_points", "every_label", "refuse_unlabelled",
+]  # fmt: skip

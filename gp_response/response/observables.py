@@ -14,7 +14,7 @@ from gp_response.data import Dataset, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.response.class_observables import ClassField, ClassLoss
-from gp_response.response.observable import Marginals, Observable, as_labels, as_points, every_label
+from gp_response.response.observable import Marginals, Observable, as_labels, as_points, every_label, refuse_unlabelled
 
 
 class Value(Observable):
@@ -95,6 +95,7 @@ class Loss(Observable):
             return self
         found, each, flat = copy(self), prod(shape), self.labels.flatten()
         kept = torch.nonzero(flat != IGNORED).flatten() if discrete else torch.arange(len(flat), device=flat.device)
+        refuse_unlabelled(kept // each, len(self.points), "loss")
         found.points, found.labels = with_places(self.points, shape)[kept], flat[kept]
         known = self.known if self.known.ndim > 1 else self.known.repeat_interleave(each)
         found.known = known.flatten()[kept]

@@ -15,7 +15,7 @@ from gp_response.data import Dataset, row_noise, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.linalg.transforms import inside_transform
 from gp_response.response.energy import Energy
-from gp_response.response.observable import as_labels, as_points
+from gp_response.response.observable import as_labels, as_points, refuse_unlabelled
 from gp_response.response.perturbation import Perturbation
 
 
@@ -233,6 +233,7 @@ class Insert(Perturbation):
         x, y, sample = self.new_rows(posterior.data.to(dtype=torch.float64))
         given = y != IGNORED if posterior.data.label_shape else torch.ones_like(y, dtype=torch.bool)
         x, y, sample = x[given], y[given], sample[given]
+        refuse_unlabelled(sample, len(self.x), "insert")
         (force, curvature), mean = posterior.new_pull(x, y)
         if hasattr(posterior, "classes"):
             x, sample = posterior.every_class(x), sample.repeat_interleave(posterior.classes)
