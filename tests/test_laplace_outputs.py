@@ -352,6 +352,8 @@ def test_what_does_not_fit_says_what_was_expected():
         (lambda: posterior(data=found.data), "the pair"),
         (lambda: posterior(data=(X, Y[:5])), "labels for every row"),
         (lambda: posterior(data=(X, Y.clone().fill_(float("nan")))), "nan"),
+        (lambda: posterior(data=(X, [[1.0, 2.0], [1.0]])), "different lengths"),
+        (lambda: posterior(data=(X.clone().fill_(float("inf")), Y)), "infinite"),
         (lambda: posterior(data=(X, Y, RHO[:3])), "one value for every row"),
         (lambda: posterior(solver=gr.Cholesky()), "of one output"),
         (lambda: gr.Gaussian(torch.tensor([0.1, 0.2])), "by the root of its own"),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gp_response.curvature import Network
 from gp_response.curvature.loss import IGNORED
-from gp_response.data import Dataset, by_label, dataset, same_labels
+from gp_response.data import Dataset, by_label, check, dataset, same_labels
 from gp_response.errors import InputError, unknown_name
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.laplace_solver import chosen_solver
@@ -116,8 +116,9 @@ def read_data(data: Dataset | tuple[Any, ...], network: Network, likelihood: Lik
     if x.ndim < 1 or not x.numel():
         raise InputError(f"laplace got x of shape {tuple(x.shape)}; expected rows first, (n, ...)")
     inputs = Inputs(tuple(x.shape[1:]) or (1,), None if x.is_floating_point() else x.dtype)
-    rows, shape = x.reshape(len(x), -1), tuple(getattr(y, "shape", torch.as_tensor(y).shape))
-    axes = _axes(network, inputs, rows, likelihood, shape[1:])
+    rows, _ = check.points(x.reshape(len(x), -1), "x")
+    y = check.arrays(y, "y", rows=len(rows), of="x")
+    axes = _axes(network, inputs, rows, likelihood, tuple(y.shape[1:]))
     label_shape = axes[:-1] if isinstance(likelihood, Categorical) else axes
     if not label_shape:
         return dataset(rows, y, weights=weights, standardise=False), TangentMap(network, inputs, axes)
