@@ -251,7 +251,8 @@ class Posterior(ABC):
         return Enclosure(value, (value - error).clamp_min(0.0), value + error, torch.zeros_like(value), converged)
 
     def reweighted(self, weights: Tensor) -> "Posterior":
-        """The same model (kernel, inducing points, noise or likelihood, solver) conditioned on other sample weights (n,).
+        """The same model (kernel, inducing points, noise or likelihood, solver) conditioned on other sample weights (n,), or a
+        weight for each label where a sample has several.
 
         Raises:
             InputError: a posterior that cannot be conditioned again; weights negative, not finite or of another length.
@@ -263,7 +264,9 @@ class Posterior(ABC):
     def _data_at(self, weights: Tensor) -> Dataset:
         """The data with other sample weights, checked."""
         like = self.data.train.weights
-        weights = torch.as_tensor(weights, dtype=like.dtype, device=like.device)
+        weights, sample = torch.as_tensor(weights, dtype=like.dtype, device=like.device), self.data.train.sample
+        if sample is not None and weights.shape == (self.data.train.samples,):
+            weights = torch.where(sample >= 0, weights[sample], 0.0)
         if weights.shape != like.shape or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
             raise InputError(
                 f"weights of shape {tuple(weights.shape)}; expected {tuple(like.shape)}, finite and 0 or more"

@@ -45,6 +45,15 @@ def values(value: ArrayLike, what: str, *, rows: int, of: str) -> Tensor:
     return y
 
 
+def arrays(value: ArrayLike, what: str, *, rows: int, of: str) -> Tensor:
+    """An array of finite numbers a row as an (n, ...) tensor of its own."""
+    y = _real(value, what)
+    if y.dim() < 1 or len(y) != rows or y.numel() == 0:
+        raise DataError(f"{what} has shape {tuple(y.shape)} but {of} has {rows} rows; give labels for every row")
+    _finite(y.reshape(len(y), -1), what, None)
+    return y
+
+
 def sample_weights(value: ArrayLike | None, *, like: Tensor) -> Tensor:
     """Non-negative training weights, not all zero; ones where none are given."""
     if value is None:

@@ -16,26 +16,47 @@ from gp_response.shapes import Indices, Mask, Points, Values
 class Split:
     """Rows used together: inputs `x` (n, d), targets `y` (n,), `weights` (n,), and `rows` (n,), the row number
     (from 0) that each had in the table it came from; -1 for a row that was in no table. `noise` (n,): the variance
-    of each observation where it is known, in the units of `y` squared; None where it is not."""
+    of each observation where it is known, in the units of `y` squared; None where it is not. `sample` (n,): the sample,
+    counted from 0, that a row is a label of, -1 for one that is a label of none; None where every row is a sample."""
 
     x: Points
     y: Values
     weights: Values
     rows: Tensor
     noise: Values | None = None
+    sample: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[-2]
 
+    @property
+    def samples(self) -> int:
+        """Number of samples: of rows, where each has one label."""
+        return len(self) if self.sample is None else int(self.sample.max()) + 1
+
     def take(self, indices: Indices) -> "Split":
-        """The rows at these positions (long tensor), in this order."""
-        noise = None if self.noise is None else self.noise[indices]
-        return Split(self.x[indices], self.y[indices], self.weights[indices], self.rows[indices], noise)
+        """The rows at these positions (long tensor), in this order; samples are counted again."""
+        noise, sample = (None if part is None else part[indices] for part in (self.noise, self.sample))
+        if sample is not None:
+            left = sample[sample >= 0].unique()
+            sample = torch.where(sample >= 0, torch.searchsorted(left, sample), -1)
+        return Split(self.x[indices], self.y[indices], self.weights[indices], self.rows[indices], noise, sample)
+
+    def rows_of(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of samples (k,), one sample after the other, (s,), and which of the k each belongs to, (s,)."""
+        if self.sample is None:
+            return samples, torch.arange(len(samples), device=samples.device)
+        order, count = self.sample.argsort(stable=True), (self.sample + 1).bincount(minlength=self.samples + 1)
+        start, count = count.cumsum(0)[:-1], count[1:]  # rows of no sample come first
+        each = torch.arange(len(samples), device=samples.device).repeat_interleave(count[samples])
+        within = torch.arange(len(each), device=each.device) - (count[samples].cumsum(0) - count[samples])[each]
+        return order[start[samples][each] + within], each
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Split":
         x, y, weights = (t.to(dtype=dtype, device=device) for t in (self.x, self.y, self.weights))
         noise = None if self.noise is None else self.noise.to(dtype=dtype, device=device)
-        return Split(x, y, weights, self.rows.to(device=device), noise)
+        sample = None if self.sample is None else self.sample.to(device=device)
+        return Split(x, y, weights, self.rows.to(device=device), noise, sample)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +64,9 @@ class Dataset:
     """Training and test rows with everything needed to read an answer in the source's own terms.
 
     `train` and `test` are standardised with training statistics when the set was made with standardise=True; `scaler`
-    undoes it. `notes` says what was dropped, filled, encoded or found odd, one sentence each.
+    undoes it. `notes` says what was dropped, filled, encoded or found odd, one sentence each. `label_shape` is () where a
+    sample has one label; else a row is one label of a sample (`Split.sample`), and its place among them, in an array of that
+    shape, stands in the last columns of x.
     """
 
     train: Split
@@ -52,11 +75,17 @@ class Dataset:
     target: str
     scaler: Standardiser
     notes: tuple[str, ...] = ()
+    label_shape: tuple[int, ...] = ()
 
     @property
     def dim(self) -> int:
-        """Number of input columns d."""
+        """Number of columns d."""
         return len(self.names)
+
+    @property
+    def input_dim(self) -> int:
+        """Number of columns of a sample's input: without those that say which label a row is."""
+        return self.dim - len(self.label_shape)
 
     def undo_x(self, x: Points) -> Points:
         """Inputs (..., d) back in the units of the source."""
@@ -80,13 +109,14 @@ class Dataset:
         weights: Values | None = None,
         rows: Tensor | None = None,
         noise: Values | None = None,
+        sample: Tensor | None = None,
     ) -> "Dataset":
         """These training tensors in place of the old ones, already standardised; the scaler is not fitted again.
 
         Values are not looked at, so this works inside torch.func transforms and keeps gradients. Raises DataError when
         the lengths or the width do not fit.
         """
-        given = {"x": x, "y": y, "weights": weights, "rows": rows, "noise": noise}
+        given = {"x": x, "y": y, "weights": weights, "rows": rows, "noise": noise, "sample": sample}
         train = replace(self.train, **{name: value for name, value in given.items() if value is not None})
         lengths = {name: part.shape[0] for name in given if (part := getattr(train, name)) is not None}
         if len(set(lengths.values())) > 1:
@@ -138,5 +168,8 @@ def _parts(data: Dataset) -> Iterator[bytes]:
     if data.train.noise is not None:
         yield b"noise"
         tensors.append(data.train.noise)
+    if data.train.sample is not None:
+        yield repr(data.label_shape).encode()
+        tensors.append(data.train.sample)
     for tensor in (*tensors, scaler.x_mean, scaler.x_scale, scaler.y_mean, scaler.y_scale):
         yield tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gp_response.curvature import Network
-from gp_response.data import Dataset, dataset
+from gp_response.curvature.loss import IGNORED
+from gp_response.data import Dataset, by_label, check, dataset, same_labels
 from gp_response.errors import InputError, unknown_name
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.laplace_solver import chosen_solver
@@ -15,6 +16,7 @@ from gp_response.heads.network_classes import NetworkClassPosterior
 from gp_response.heads.network_curvature import KINDS
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_output import OneOutput
+from gp_response.heads.network_outputs import NetworkOutputs, NetworkOutputSites
 from gp_response.heads.network_posterior import NetworkPosterior
 from gp_response.heads.network_sites import NetworkSites
 from gp_response.heads.prior_evidence import prior_by_evidence
@@ -24,12 +26,14 @@ from gp_response.linalg.memory import free_bytes
 from gp_response.solvers import Cholesky
 
 PRECISIONS = ("float32", "float64")
+# By whether noise is Gaussian: of one label a sample, and of several.
+POSTERIORS = {True: (NetworkPosterior, NetworkOutputs), False: (NetworkSites, NetworkOutputSites)}
 DOUBLED = 64  # vectors of the parameters' length that must fit in float64 where a float32 network is computed in it
 
 
 def laplace(
     net: nn.Module,
-    data: Dataset | tuple[Any, Any],
+    data: Dataset | tuple[Any, ...],
     *,
     likelihood: Likelihood | None = None,
     parameters: Any = "all",
@@ -50,9 +54,12 @@ def laplace(
     Of several classes it is the linear network under the softmax, whose mode given other data is found by Newton's method.
 
     Args:
-        net: in evaluation mode, of one output a row, or of C for `Categorical(C)`. Copied.
-        data: a Dataset, with weights and known noise, or a pair (x, y): x (n, ...) of any shape, rows first, integers for
-            tokens; y (n,). Points are then rows flattened to (n, d).
+        net: in evaluation mode, rows first. Outputs (n,) or (n, 1) are one number a sample, (n, C) are C numbers, each with a
+            label of its own, or the classes of `Categorical(C)`; (n, T, C) are those of each of T tokens. Copied.
+        data: a Dataset, with weights and known noise; or (x, y) or (x, y, weights): x (n, ...) of any shape, rows first,
+            integers for tokens; y as the outputs are, but for a last axis of one or of classes: (n,), (n, C), (n, T) or
+            (n, T, C). A token of label -100 has none, where labels are classes or counts. Points are then rows flattened
+            to (n, d), and labels to a row each (`gr.Dataset.label_shape`).
         likelihood: such as `Gaussian(noise=0.1)`, `Bernoulli()` or `Categorical(C)`.
         parameters: "all", "head" (the last layer), names, patterns, or a callable; see `gr.select`. The others stay as they are.
         prior_precision: Λ₀, a number or (P,); "evidence" takes the number at the maximum of the evidence of a prior around zero.
@@ -69,41 +76,86 @@ def laplace(
 
     Returns:
         a posterior: every observable and perturbation for Gaussian noise, those of means (and losses) for other likelihoods.
+        With several outputs a sample, observables at x (p, d) are asked of every output, but for the loss, of labels (p, *axes),
+        which is a sum over them; of one output at points (p, d + q), which have its place in further columns. `reweight`,
+        `delete` and `insert` take samples whole, `relabel` moves label by label.
 
     Raises:
         InputError: an argument or a network that cannot be used.
         SolverError: a precision that is not positive definite.
     """
-    data, inputs = as_rows(data)
     _check(likelihood, curvature, beta, localise, batch_size)
     assert likelihood is not None
     network = _in_precision(Network(net, parameters), precision)
+    data, tangent = read_data(data, network, likelihood)
     data = data.to(device=network.device)
-    _check_outputs(network, data, inputs, likelihood)
-    several = likelihood.classes if isinstance(likelihood, Categorical) else None
     one = torch.ones((), dtype=torch.float64, device=network.device)
-    model = NetworkModel(
-        TangentMap(network, inputs, several), one, likelihood, curvature, float(beta), solver, batch_size
-    )
+    model = NetworkModel(tangent, one, likelihood, curvature, float(beta), solver, batch_size)
     choice = prior_by_evidence(model.curvature(data), network.origin) if prior_precision == "evidence" else None
     prior = _precision(prior_precision if choice is None else choice.precision, network) + float(localise)
-    model = replace(model, precision=prior, solver=chosen_solver(solver, network.count, data, several))
+    model = replace(model, precision=prior, solver=chosen_solver(solver, network.count, data, bool(tangent.axes)))
     posterior = _posterior(model, data)
     posterior.prior_choice = choice
     return posterior
 
 
-def as_rows(data: Dataset | tuple[Any, Any]) -> tuple[Dataset, Inputs]:
-    """Data as rows of numbers, and what the module takes for a row."""
+def read_data(data: Dataset | tuple[Any, ...], network: Network, likelihood: Likelihood) -> tuple[Dataset, TangentMap]:
+    """Data as rows of numbers, one a label, and the network as a function of them.
+
+    Raises:
+        InputError: outputs that the likelihood cannot read, or labels that are not theirs.
+    """
     if isinstance(data, Dataset):
-        return data, Inputs((data.dim,))
-    if not isinstance(data, tuple | list) or len(data) != 2:
+        if data.label_shape:
+            raise InputError("laplace got a Dataset of several labels a sample; give the pair (x, y) it was made of")
+        inputs = Inputs((data.dim,))
+        return data, TangentMap(network, inputs, _axes(network, inputs, data.train.x, likelihood, ()))
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise InputError(f"laplace got data of type {type(data).__name__}; expected a Dataset or a pair (x, y)")
-    x = torch.as_tensor(data[0])
+    x, y, weights = (*data, None)[:3]
+    x = torch.as_tensor(x)
     if x.ndim < 1 or not x.numel():
         raise InputError(f"laplace got x of shape {tuple(x.shape)}; expected rows first, (n, ...)")
-    kind = None if x.is_floating_point() else x.dtype
-    return dataset(x.reshape(len(x), -1), data[1], standardise=False), Inputs(tuple(x.shape[1:]) or (1,), kind)
+    inputs = Inputs(tuple(x.shape[1:]) or (1,), None if x.is_floating_point() else x.dtype)
+    rows, _ = check.points(x.reshape(len(x), -1), "x")
+    y = check.arrays(y, "y", rows=len(rows), of="x")
+    axes = _axes(network, inputs, rows, likelihood, tuple(y.shape[1:]))
+    label_shape = axes[:-1] if isinstance(likelihood, Categorical) else axes
+    if not label_shape:
+        return dataset(rows, y, weights=weights, standardise=False), TangentMap(network, inputs, axes)
+    names = ("output",) if len(axes) == 1 else ("token", "output")[: len(label_shape)]
+    ignored = IGNORED if likelihood.discrete else None
+    long = by_label(rows, y, shape=label_shape, names=names, weights=weights, ignored=ignored)
+    return long, TangentMap(network, inputs, axes)
+
+
+def _axes(
+    network: Network, inputs: Inputs, x: Tensor, likelihood: Likelihood, labels: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of a sample's outputs, () for a single one; refused where the likelihood or the labels (*labels,) do not fit."""
+    few = inputs.of(x[:4].to(network.dtype))
+    network.check(few)
+    shape = tuple(network.output(few).shape[1:])
+    if isinstance(likelihood, Categorical):
+        axes, expected = shape, shape[:-1]
+        fits = shape[-1] == likelihood.classes
+    else:
+        axes, expected, fits = (() if shape == (1,) else shape), (() if shape == (1,) else shape), True
+    if not fits or not same_labels(labels, expected):
+        raise InputError(_misfit(shape, likelihood, labels, expected, fits))
+    return axes
+
+
+def _misfit(
+    shape: tuple[int, ...], likelihood: Likelihood, labels: tuple[int, ...], expected: tuple[int, ...], fits: bool
+) -> str:
+    has = f"the network gives outputs of shape {shape} a row"
+    if not fits:
+        return f"{has}; {likelihood!r} needs a number for each class in the last axis, ({likelihood.classes},)"
+    want, got = (f"(n{''.join(f', {size}' for size in part)}{',' * (not part)})" for part in (expected, labels))
+    return (
+        f"{has}, so that labels are {want} under {likelihood!r}, and they are {got}; give a pair (x, y) with y {want}"
+    )
 
 
 def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_size: int | None) -> None:
@@ -138,19 +190,6 @@ def _in_precision(network: Network, precision: str | None) -> Network:
     return network.double() if precision == "float64" or (precision is None and fits) else network
 
 
-def _check_outputs(network: Network, data: Dataset, inputs: Inputs, likelihood: Likelihood) -> None:
-    """Refuse a network whose outputs the likelihood cannot read."""
-    few = inputs.of(data.train.x[:4].to(network.dtype))
-    network.check(few)
-    shape = tuple(network.output(few).shape[1:])
-    expected = (likelihood.classes,) if isinstance(likelihood, Categorical) else (1,)
-    if shape != expected:
-        raise InputError(
-            f"the network gives outputs of shape {shape} a row; {likelihood!r} needs {expected}: wrap it in a module that "
-            "returns one number a row, or a number for each class"
-        )
-
-
 def _precision(value: Any, network: Network) -> Tensor:
     try:
         precision = torch.as_tensor(value, dtype=torch.float64).to(network.device)
@@ -168,8 +207,8 @@ def _precision(value: Any, network: Network) -> Tensor:
 def _posterior(model: NetworkModel, data: Dataset) -> Any:
     if isinstance(model.likelihood, Categorical):
         return NetworkClassPosterior(model, data).settled()
-    kind = NetworkPosterior if isinstance(model.likelihood, Gaussian) else NetworkSites
-    posterior: OneOutput = kind(model, data)
+    single, several = POSTERIORS[isinstance(model.likelihood, Gaussian)]
+    posterior: OneOutput = (several if data.label_shape else single)(model, data)
     if not isinstance(model.solver, Cholesky):
         return posterior.settled()
     posterior.head.solver = model.solver
@@ -178,4 +217,4 @@ def _posterior(model: NetworkModel, data: Dataset) -> Any:
     return found
 
 
-__all__ = ["as_rows", "laplace"]
+__all__ = ["laplace", "read_data"]

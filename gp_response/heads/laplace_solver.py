@@ -12,16 +12,16 @@ SMALL = 4096  # parameters whose precision is factored in seconds
 COPIES = 4  # of the gradients of all rows, which function space keeps
 
 
-def chosen_solver(solver: Any, count: int, data: Dataset, classes: int | None) -> Any:
+def chosen_solver(solver: Any, count: int, data: Dataset, several: bool) -> Any:
     """The solver asked for, or where none is: `Dense()` for few parameters, `Cholesky()` (function space) where the gradients
     of few rows fit into memory, else `CG()`.
 
     Raises:
-        InputError: function space asked for several classes, or something that is no solver.
+        InputError: function space asked for several outputs, or something that is no solver.
     """
     if solver is not None:
-        if classes is not None and isinstance(solver, Cholesky):
-            raise InputError("Cholesky() is function space, of one output; for several classes take Dense() or CG()")
+        if several and isinstance(solver, Cholesky):
+            raise InputError("Cholesky() is function space, of one output; for several take Dense(), CG() or Lanczos()")
         if not hasattr(solver, "factor"):
             raise InputError(
                 f"laplace got a solver of type {type(solver).__name__}; expected Dense(), CG() or Lanczos()"
@@ -31,7 +31,7 @@ def chosen_solver(solver: Any, count: int, data: Dataset, classes: int | None) -
         return Dense()
     n = len(data.train)
     fits = COPIES * 8 * n * count <= byte_budget(None, data.train.x.device)
-    return Cholesky() if classes is None and n <= FEW and fits else CG()
+    return Cholesky() if not several and n <= FEW and fits else CG()
 
 
 __all__ = ["chosen_solver"]

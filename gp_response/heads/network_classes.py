@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, with_places
 from gp_response.errors import InputError
-from gp_response.heads.class_points import with_classes
 from gp_response.heads.network_field import NetworkField
 from gp_response.heads.network_model import NetworkModel
 from gp_response.heads.network_probe import NetworkProbe
@@ -35,7 +34,8 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
     """A linearised classifier conditioned on classes; made by `laplace` with a `Categorical` likelihood.
 
     As of every posterior of several classes, `mean(x)` is (n, C), `variance(x)` (n, C) and `cov(x, y)` (n, C, m, C), points
-    of probes carry the class as a last column, and rows of a covariance run over training rows and classes, (n C,).
+    of probes carry the class as a last column, and rows of a covariance run over training rows and classes, (n C,). Where
+    a sample is a sequence, rows are its T tokens, and (T, C) stands for C.
 
     Args:
         model: network, prior, likelihood, solver.
@@ -150,7 +150,7 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
 
     @property
     def row_points(self) -> Tensor:
-        return with_classes(self.data.train.x, self.classes)
+        return with_places(self.data.train.x, (self.classes,))
 
     def probe(self, x: Tensor | Look) -> NetworkProbe:
         if isinstance(x, Look) and x.direction is not None:

@@ -81,9 +81,11 @@ class NetworkField(Posterior):
     def _start(self, block: int, seed: int) -> Tensor:
         """Random mixtures of the rows' gradients, (P, block): data tell nothing of other directions."""
         generator = torch.Generator().manual_seed(seed)
-        shape = len(self.rows), self.model.tangent.outputs or 1, block
+        shape = len(self.rows), self.model.tangent.outputs, block
         forces = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.rows.x.device)
-        return self.rows.gather(forces * self.data.train.weights.double().sqrt()[:, None, None])
+        roots = self.data.train.weights.double().sqrt().reshape(len(self.rows), -1)
+        each = roots.repeat_interleave(shape[1] // roots.shape[1], dim=1)
+        return self.rows.gather(forces * each[:, :, None])
 
     @cached_property
     def factor(self) -> Factor:
@@ -108,7 +110,9 @@ class NetworkField(Posterior):
     def kernel(self) -> TangentKernel:
         """The tangent kernel; for names of its hyperparameters."""
         tangent = self.model.tangent
-        return TangentKernel(tangent.network, self.model.precision, inputs=tangent.inputs, groups=self.groups)
+        return TangentKernel(
+            tangent.network, self.model.precision, inputs=tangent.inputs, groups=self.groups, axes=tangent.axes
+        )
 
     def probe(self, x: Tensor | Look) -> NetworkProbe:
         look = self.look(x)
@@ -231,7 +235,7 @@ class NetworkField(Posterior):
     @property
     def width(self) -> int:
         """Numbers in a point's gradient and solution, and its covariances with the rows."""
-        return self.model.tangent.count + len(self.data.train) * (self.model.tangent.outputs or 1)
+        return self.model.tangent.count + len(self.rows) * self.model.tangent.outputs
 
 
 __all__ = ["NetworkField"]

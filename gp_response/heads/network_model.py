@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gp_response.data import Dataset
+from gp_response.data import Dataset, samples_of
 from gp_response.heads.network_curvature import curvature_of
 from gp_response.heads.network_rows import NetworkRows
 from gp_response.heads.network_system import NetworkSystem, Start
@@ -58,7 +58,7 @@ class NetworkModel:
         return replace(self, tangent=replace(self.tangent, network=network), precision=precision)
 
     def rows(self, data: Dataset) -> NetworkRows:
-        return NetworkRows(self.tangent, data.train.x, self.root, batch=self.batch)
+        return NetworkRows(self.tangent, samples_of(data).x, self.root, batch=self.batch)
 
     def curvature(self, data: Dataset) -> Any:
         """Of the data's loss at θ*, as an operator (P, P)."""

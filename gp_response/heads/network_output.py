@@ -1,4 +1,4 @@
-"""What posteriors of linearised networks with one output share: each row is a site with a force and a precision."""
+"""What posteriors of linearised networks share whose rows read one output each: a row is a site with a force and a precision."""
 
 from abc import abstractmethod
 from functools import cached_property
@@ -14,14 +14,14 @@ from gp_response.heads.tangent_kernel import TangentMean
 
 
 class OneOutput(NetworkField):
-    """A linearised network of one output.
+    """A linearised network of one output a row of data, be it the only one or the one that the row names.
 
     Attributes:
         outputs: f(x_i; θ*), (n,) float64.
     """
 
     def __init__(self, model: NetworkModel, data: Dataset):
-        self.outputs = model.rows(data).outputs()[:, 0]
+        self.outputs = model.rows(data).outputs().flatten()
         super().__init__(model, data)
 
     @property
@@ -37,7 +37,15 @@ class OneOutput(NetworkField):
     @cached_property
     def pull(self) -> Tensor:
         """`Λ₀(θ₀ - θ*)` whitened, (P,): what the prior pulls with where θ* is the mode."""
-        return -self.rows.gather(self.forces[:, None, None])[:, 0]
+        return -self.gather(self.forces[:, None])[:, 0]
+
+    def gather(self, forces: Tensor) -> Tensor:
+        """`Jᵀ u` for u (n, t) on the rows of data, whitened, (P, t)."""
+        return self.rows.gather(forces.reshape(len(self.rows), -1, forces.shape[1]))
+
+    def spread(self, directions: Tensor) -> Tensor:
+        """`J v` at the rows of data, (n, t), for whitened v (P, t)."""
+        return self.rows.spread(directions).flatten(0, 1)
 
     @cached_property
     def head(self) -> Exact:

@@ -30,8 +30,7 @@ class NetworkPosterior(OneOutput):
         super().__init__(model, data)
         if pull is not None:
             self.pull = pull
-            forces = self.rows.gather(self.forces[:, None, None])
-            self.move = self.factor.solve(forces + pull[:, None])
+            self.move = self.factor.solve(self.gather(self.forces[:, None]) + pull[:, None])
 
     @property
     def precisions(self) -> Tensor:
@@ -48,7 +47,7 @@ class NetworkPosterior(OneOutput):
         return self.head.prior_mean
 
     def reweighted(self, weights: Tensor) -> "NetworkPosterior":
-        return NetworkPosterior(self.model, self._data_at(weights), pull=self.pull)
+        return type(self)(self.model, self._data_at(weights), pull=self.pull)
 
     @property
     def residuals(self) -> Certified:
@@ -57,7 +56,7 @@ class NetworkPosterior(OneOutput):
         error = self.eps * (y.abs() + self.outputs.abs() + self.rows.lengths * self.origin_length)
         if self.move is None:
             return Certified(value, error)
-        value = value - self.rows.spread(self.move.value)[:, 0, 0]
+        value = value - self.spread(self.move.value)[:, 0]
         rounding = self.eps * self.move.value.norm() * self.rows.lengths
         return Certified(value, error + self.row_roots * self.energy(self.move) + rounding)
 

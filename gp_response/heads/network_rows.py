@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gp_response.heads.class_points import with_classes
+from gp_response.data import with_places
 from gp_response.heads.tangent_map import TangentMap
 from gp_response.linalg.blocks import block_size, byte_budget
 
@@ -43,7 +43,7 @@ class NetworkRows:
 
     def at(self, directions: Tensor, which: Tensor) -> Tensor:
         """`J v` at the rows and outputs `which` (k,), counted row by row and output by output, (k, t)."""
-        c = self.tangent.outputs or 1
+        c = self.tangent.outputs
         rows, place = (which // c).unique(return_inverse=True)
         return self.spread(directions, rows)[place, which % c]
 
@@ -67,9 +67,8 @@ class NetworkRows:
     @cached_property
     def lengths(self) -> Tensor:
         """`‖g_i‖` of every row and output in whitened parameters, (n C,), by one reverse sweep an output."""
-        outputs = self.tangent.outputs
-        x = self.x if outputs is None else with_classes(self.x, outputs)
-        return torch.cat([block.norm(dim=1) for block in self.gradients(x)])
+        points = with_places(self.x, self.tangent.axes)
+        return torch.cat([block.norm(dim=1) for block in self.gradients(points)])
 
     @cached_property
     def at_once(self) -> int:

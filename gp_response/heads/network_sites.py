@@ -65,11 +65,11 @@ class NetworkSites(OneOutput):
 
     def smear(self, values: Tensor) -> Tensor:
         """`S v` over training rows, for v (n, t), by one solve."""
-        right = self.rows.gather(values[:, None])
+        right = self.gather(values)
         solution = self.factor.solve(right)
         size = (right * solution.value).sum(dim=0).clamp_min(0.0).sqrt().clamp_min(1e-300)
         self.relative_error = max(self.relative_error, float((self.energy(solution) / size).max()))
-        return self.rows.spread(solution.value)[:, 0]
+        return self.spread(solution.value)
 
     def row_pull(self) -> Pull:
         return pull(self.law, LAPLACE, self.outputs, torch.zeros_like(self.outputs), self.problem.y)

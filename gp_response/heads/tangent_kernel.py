@@ -18,13 +18,14 @@ from gp_response.kernels import DotKernel
 
 
 class TangentKernel(DotKernel):
-    """`k(x, x') = J(x) Λ₀⁻¹ J(x')ᵀ` of one output; its features `J(x) Λ₀^-½`, (n, P), are computed in the network's precision.
+    """`k(x, x') = J(x) Λ₀⁻¹ J(x')ᵀ` of one reading; its features `J(x) Λ₀^-½`, (n, P), are computed in the network's precision.
 
     Args:
-        network: with one output, of n rows (n, d).
+        network: of rows (n, d), with one output.
         prior_precision: Λ₀, a positive number, which is then a hyperparameter, or its diagonal (P,).
         inputs: what the module takes for a row; None: the row itself.
         groups: of parameters, the terms of which the field is a sum; None: the layers.
+        axes: shape of a row's outputs where there are several, and points read one of them; see `TangentMap`.
 
     Raises:
         InputError: prior_precision is not positive, or of another length.
@@ -34,7 +35,7 @@ class TangentKernel(DotKernel):
 
     def __init__(
         self, network: Network, prior_precision: float | Tensor = 1.0, *, inputs: Inputs | None = None,
-        groups: Groups | None = None,
+        groups: Groups | None = None, axes: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__(lengthscale=None, outputscale=None)
         self.place: Tensor | None = None  # of a part's parameters among those that have a precision each
@@ -43,7 +44,8 @@ class TangentKernel(DotKernel):
             raise InputError(
                 f"prior_precision of shape {tuple(precision.shape)}; expected a positive number or ({network.count},) of them"
             )
-        self.inputs, self.network, self.groups = inputs, network, layers(network) if groups is None else groups
+        self.inputs, self.axes = inputs, axes
+        self.network, self.groups = network, layers(network) if groups is None else groups
         if precision.numel() == 1:
             self.register_positive("prior_precision", precision.reshape(()))
         else:
@@ -53,7 +55,7 @@ class TangentKernel(DotKernel):
         self.register_buffer("held", _held(network))
 
     def coordinates(self, x: Tensor) -> Tensor:
-        tangent = TangentMap(self.network, self.inputs or Inputs(tuple(x.shape[-1:])))
+        tangent = TangentMap(self.network, self.inputs or Inputs((x.shape[-1] - len(self.axes),)), self.axes)
         precision = self.prior_precision.to(x)
         if self.place is not None and precision.numel() > 1:
             precision = precision[self.place]

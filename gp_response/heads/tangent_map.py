@@ -1,10 +1,12 @@
 """A network as a linear function of its parameters, at points: its outputs, their gradients, and moves along a direction.
 
-Points are rows (n, d) of a data set, and for several outputs rows (n, d + 1) with the output as a last column. `Inputs` says what
-the module is given for them: the rows themselves, or images, or sequences of integers that a row holds flattened.
+Points are rows (n, d) of a data set, and for several outputs rows (n, d + q) with the output's place in the last columns, one for
+each axis: the output, or the token and its class. `Inputs` says what the module is given for them: the rows themselves, or images,
+or sequences of integers that a row holds flattened.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -42,17 +44,22 @@ class TangentMap:
     Attributes:
         network: in the precision that everything is computed in.
         inputs: what the module takes.
-        outputs: C where points carry the output as a last column; None for a single one.
+        axes: shape of a row's outputs, whose place points carry in their last columns; () for a single one.
     """
 
     network: Network
     inputs: Inputs
-    outputs: int | None = None
+    axes: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
         """P."""
         return self.network.count
+
+    @property
+    def outputs(self) -> int:
+        """C, outputs of a row in all."""
+        return prod(self.axes)
 
     def value(self, x: Tensor) -> Tensor:
         """The output that each point reads, (p,), differentiable in x."""
@@ -60,7 +67,7 @@ class TangentMap:
 
     def every(self, x: Tensor) -> Tensor:
         """All outputs at rows x (n, d), (n, C)."""
-        return self.network.output(self.inputs.of(x.to(self.network.dtype)))
+        return self.network.output(self.inputs.of(x.to(self.network.dtype))).flatten(1)
 
     def gradient(self, x: Tensor) -> Tensor:
         """The gradient of each reading by the parameters, (p, P), differentiable in x."""
@@ -74,13 +81,11 @@ class TangentMap:
 
     def reversed(self, x: Tensor) -> bool:
         """Whether the network can be differentiated by plain autograd only, and not by torch.func."""
-        rows = x if self.outputs is None else x[:, :-1]
-        return not inside_transform() and isinstance(self.network.mode(self.inputs.of(rows)), ReverseMode)
+        return not inside_transform() and isinstance(self.network.mode(self.inputs.of(self._rows(x))), ReverseMode)
 
     def _pulled(self, point: Tensor) -> Tensor:
         """The gradient of one reading, (1, P), without torch.func."""
-        rows, which = (point, torch.ones(1, 1)) if self.outputs is None else (point[:, :-1], self._which(point))
-        return self.network.pull(self.inputs.of(rows), which.to(point)[..., None]).T
+        return self.pull(self._rows(point), self._which(point)[..., None]).T
 
     def moved(self, x: Tensor, direction: Tensor) -> Tensor:
         """`J(x) v` of each reading, (p,), for v (P,): differentiable in x and v, also in forward mode."""
@@ -90,25 +95,29 @@ class TangentMap:
 
     def push(self, x: Tensor, directions: Tensor) -> Tensor:
         """`J v` of all outputs at rows x (n, d) for v (P, t), (n, C, t), by one forward-mode sweep."""
-        return self.network.push(
-            self.inputs.of(x.to(self.network.dtype)), directions.to(self.network.device, self.network.dtype)
-        )
+        inner = directions.to(self.network.device, self.network.dtype)
+        return self.network.push(self.inputs.of(x.to(self.network.dtype)), inner).flatten(1, -2)
 
     def pull(self, x: Tensor, forces: Tensor) -> Tensor:
         """`Jᵀ u` for u (n, C, t) on all outputs at rows x (n, d), (P, t), by reverse mode."""
-        return self.network.pull(
-            self.inputs.of(x.to(self.network.dtype)), forces.to(self.network.device, self.network.dtype)
-        )
+        rows, inner = self.inputs.of(x.to(self.network.dtype)), forces.to(self.network.device, self.network.dtype)
+        return self.network.pull(rows, inner.unflatten(1, self.axes) if len(self.axes) > 1 else inner)
 
     def _at(self, theta: Tensor, x: Tensor) -> Tensor:
         x = x.to(self.network.dtype)
-        if self.outputs is None:
-            return self.network.call(theta, self.inputs.of(x))[:, 0]
-        return (self.network.call(theta, self.inputs.of(x[:, :-1])) * self._which(x)).sum(dim=-1)
+        outputs = self.network.call(theta, self.inputs.of(self._rows(x))).flatten(1)
+        return (outputs * self._which(x)).sum(dim=-1) if self.axes else outputs[:, 0]
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Points without the place of the output, (p, d)."""
+        return x[:, : x.shape[1] - len(self.axes)]
 
     def _which(self, x: Tensor) -> Tensor:
         """Ones at the output that each point reads, (p, C)."""
-        return (x[:, -1:] == torch.arange(self.outputs or 1, dtype=x.dtype, device=x.device)).to(x)
+        at = torch.zeros_like(x[:, :1])
+        for column, size in zip(range(-len(self.axes), 0), self.axes, strict=True):
+            at = at * size + x[:, column, None]
+        return (at == torch.arange(self.outputs, dtype=x.dtype, device=x.device)).to(x)
 
 
 def require_slopes(tangent: TangentMap, look: Look) -> None:

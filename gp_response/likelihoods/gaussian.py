@@ -20,6 +20,11 @@ class Gaussian(Likelihood):
 
     def __init__(self, noise: float = 0.1):
         super().__init__()
+        if isinstance(noise, torch.Tensor) and noise.numel() != 1:
+            raise InputError(
+                f"Gaussian got noise of shape {tuple(noise.shape)}; expected one number. Where outputs differ in noise, divide "
+                "each and its labels by the root of its own, and give noise=1"
+            )
         if not 0.0 < float(noise) < float("inf"):
             raise InputError(f"Gaussian(noise={noise!r}): expected a positive finite variance")
         self.noise_constraint: Any = positive()

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.data import with_places
 from gp_response.errors import InputError
-from gp_response.heads.class_points import with_classes
 from gp_response.response.observable import Derivatives, Marginals, Observable
 
 
@@ -15,7 +15,7 @@ class ClassField(Observable):
 
     def __init__(self, asked: Observable, classes: int):
         self.asked, self.unit = asked, "of the field"
-        self.points = with_classes(asked.points, classes)
+        self.points = with_places(asked.points, (classes,))
         eye = torch.eye(classes, dtype=asked.points.dtype, device=asked.points.device)
         self.weights = None if asked.weights is None else torch.kron(asked.weights.to(eye), eye)
         self.classes = classes
@@ -35,10 +35,10 @@ class ClassField(Observable):
 
 
 class ClassLoss(Observable):
-    """`-log softmax(f(x_a))_{y_a}` at the mode, one observable a point.
+    """`-log softmax(f(x_a))_{y_a}` at the mode, one observable a point, or as the weights of the loss sum them.
 
     Args:
-        asked: the loss, with its points and labels.
+        asked: the loss, with its points and labels, a point a label.
         posterior: of several classes; where its mode is gives the derivatives.
     """
 
@@ -46,9 +46,10 @@ class ClassLoss(Observable):
 
     def __init__(self, asked: Any, posterior: Any):
         classes = posterior.classes
-        self.points, self.labels = with_classes(asked.points, classes), asked.labels
+        self.points, self.labels = with_places(asked.points, (classes,)), asked.labels
         self.one = posterior.law.indicator(asked.labels)
-        self.weights = torch.kron(torch.eye(len(asked.points)), torch.ones(1, classes)).to(asked.points)
+        self.sums = torch.eye(len(asked.points)) if asked.weights is None else asked.weights
+        self.weights = self.sums.to(asked.points).repeat_interleave(classes, dim=1)
         look = posterior.look(posterior.every_class(asked.points))
         field = posterior.mean_of(look).value.reshape(-1, classes)
         p = torch.softmax(field, dim=-1)
@@ -64,7 +65,7 @@ class ClassLoss(Observable):
 
     def expectation(self, at: Marginals) -> Tensor:
         field = at.mean.reshape(len(self.one), -1)
-        return -(self.one.to(field) * torch.log_softmax(field, dim=-1)).sum(dim=-1)
+        return -self.sums.to(field) @ (self.one.to(field) * torch.log_softmax(field, dim=-1)).sum(dim=-1)
 
     def derivatives(self, at: Marginals, where: Tensor | None = None) -> Derivatives:
         slopes, bends = (part if where is None else part[where] for part in (self.slopes, self.bends))

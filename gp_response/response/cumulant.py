@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
 from gp_response.response.cover import cover
@@ -50,6 +51,7 @@ def third_cumulant(posterior: Posterior, triples: Any) -> ThirdCumulant:
     Raises:
         InputError: another likelihood; rows out of range.
     """
+    require_one_label(posterior.data, "third_cumulant")
     if not posterior.conjugate:
         raise InputError(f"third_cumulant needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}")
     asked = _as_triples(triples, len(posterior.data.train)).to(posterior.data.train.x.device)

@@ -8,6 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.linalg.inverse_diagonal import Enclosure
 from gp_response.posterior import Certified, Posterior, rounded
@@ -61,6 +62,7 @@ def leave_one_out(
     """
     if not isinstance(probes, int) or probes < 0:
         raise InputError(f"leave_one_out(probes={probes!r}): expected an integer of 0 or more")
+    require_one_label(posterior.data, "leave_one_out")
     if not posterior.conjugate:
         raise InputError(f"leave_one_out needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}")
     train = posterior.data.train

@@ -29,26 +29,31 @@ class ShiftInputs(Rows):
         self.direction = direction
 
     def directions(self, data: Dataset) -> Tensor:
-        """What every training row would move by, (n, d)."""
-        n, d = data.train.x.shape
+        """What every training row would move by, (n, d); the columns that say which label it is stay."""
+        n, d = data.train.samples, data.input_dim
         if isinstance(self.direction, str | int) and not isinstance(self.direction, bool):
-            return torch.nn.functional.one_hot(torch.tensor(self._column(data)), d).to(data.train.x).expand(n, d)
-        given = torch.as_tensor(self.direction, dtype=data.train.x.dtype, device=data.train.x.device)
+            given = torch.nn.functional.one_hot(torch.tensor(self._column(data)), d).to(data.train.x)
+        else:
+            given = torch.as_tensor(self.direction, dtype=data.train.x.dtype, device=data.train.x.device)
         if given.shape not in ((d,), (n, d)) or not bool(torch.isfinite(given).all()):
             raise InputError(
                 f"shift_inputs got a direction of shape {tuple(given.shape)}; expected ({d},) or ({n}, {d}) finite numbers, "
                 "or the name or number of a column"
             )
-        return given.expand(n, d)
+        given = given.expand(n, d)
+        if data.train.sample is None:
+            return given
+        return torch.nn.functional.pad(given[data.train.sample], (0, len(data.label_shape)))
 
     def _column(self, data: Dataset) -> int:
+        names, d = data.names[: data.input_dim], data.input_dim
         if isinstance(self.direction, str):
-            if self.direction not in data.names:
-                raise InputError(f"shift_inputs got column {self.direction!r}; there are {', '.join(data.names)}")
-            return data.names.index(self.direction)
-        if not -data.dim <= self.direction < data.dim:
-            raise InputError(f"shift_inputs got column {self.direction}; there are columns 0 to {data.dim - 1}")
-        return self.direction % data.dim
+            if self.direction not in names:
+                raise InputError(f"shift_inputs got column {self.direction!r}; there are {', '.join(names)}")
+            return names.index(self.direction)
+        if not -d <= self.direction < d:
+            raise InputError(f"shift_inputs got column {self.direction}; there are columns 0 to {d - 1}")
+        return self.direction % d
 
     def motion(self, posterior: Posterior) -> Motion:
         at, column, count = self.groups(posterior.data)
@@ -262,7 +267,12 @@ class Mixture(Perturbation):
             x=torch.cat([train.x, x]), y=torch.cat([train.y, y]), noise=both,
             weights=torch.cat([(1.0 - h) * train.weights, h * weights]),
             rows=torch.cat([train.rows, torch.full((len(y),), -1, dtype=train.rows.dtype, device=train.rows.device)]),
+            sample=self._samples(data),
         )  # fmt: skip
+
+    def _samples(self, data: Dataset) -> Tensor | None:
+        own, other = data.train.sample, self.toward.train.sample
+        return None if own is None or other is None else torch.cat([own, data.train.samples + other.to(own)])
 
     def scale(self, head: Any, data: Dataset) -> Tensor:
         x, _, weights, _ = self.rows(data)
@@ -271,8 +281,11 @@ class Mixture(Perturbation):
     def rows(self, data: Dataset) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The other set's points and labels in the units of the training set, weights of equal sum, known noise."""
         other, like = self.toward.train, data.train.x
-        if self.toward.dim != data.dim:
-            raise InputError(f"mixture got rows with {self.toward.dim} columns; the training set has {data.dim}")
+        if self.toward.dim != data.dim or self.toward.label_shape != data.label_shape:
+            raise InputError(
+                f"mixture got rows with {self.toward.dim} columns and labels of shape {self.toward.label_shape}; the training "
+                f"set has {data.dim} and {data.label_shape}"
+            )
         x, y, known = other.x.double(), other.y.double(), other.noise
         known = torch.zeros_like(y) if known is None else known.double()
         if not _same_units(self.toward, data):

@@ -1,12 +1,15 @@
 """What is asked of the field: an `Observable` is a weighted sum of local functionals of the field at points."""
 
+import itertools
 from abc import ABC, abstractmethod
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from gp_response.data import Dataset, with_places
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look
 
@@ -58,7 +61,7 @@ class Observable(ABC):
             raise InputError(
                 f"{type(self).__name__.lower()} cannot be asked of several classes; use value, contrast, average or loss"
             )
-        return self
+        return every_label(self, posterior.data)
 
     def look(self) -> Look:
         """What is read of the field."""
@@ -131,6 +134,58 @@ class Observable(ABC):
         return torch.stack([vmap(slope)(pairs, *data), bend[:, 0], bend[:, 1]])
 
 
+class EveryLabel(Observable):
+    """An observable asked of every label of a sample: observables (m Q), a place after the other.
+
+    Args:
+        asked: at p inputs.
+        data: with several labels a sample.
+    """
+
+    def __init__(self, asked: Observable, data: Dataset):
+        shape, places = data.label_shape, data.names[data.input_dim :]
+        self.asked, self.unit, self.each = asked, asked.unit, prod(shape)
+        self.points = with_places(asked.points, shape)
+        if asked.direction is not None:
+            still = torch.nn.functional.pad(asked.direction, (0, len(shape)))
+            self.direction = still.repeat_interleave(self.each, dim=0)
+        if asked.component is not None:
+            self.component = asked.component.repeat_interleave(self.each)
+        if asked.weights is not None:
+            eye = torch.eye(self.each, dtype=asked.weights.dtype, device=asked.weights.device)
+            self.weights = torch.kron(asked.weights, eye)
+        every = itertools.product(*(range(size) for size in shape))
+        self.places = [", ".join(f"{name} {k}" for name, k in zip(places, place, strict=True)) for place in every]
+
+    def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
+        return self.asked.local(mean, variance, noise, *data)
+
+    def functional(self, field: Tensor, at: Marginals) -> Tensor:
+        return self.asked.functional(field, at)
+
+    def local_data(self) -> tuple[Tensor, ...]:
+        return tuple(part.repeat_interleave(self.each, dim=0) for part in self.asked.local_data())
+
+    def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
+        if self.asked.local_data():  # which are those of p inputs
+            return super().change(at, by_mean, by_variance)
+        return self.asked.change(at, by_mean, by_variance)
+
+    @property
+    def kind(self) -> str:
+        return self.asked.kind
+
+    def names(self) -> list[str]:
+        return [f"{name}, {place}" for name in self.asked.names() for place in self.places]
+
+
+def every_label(asked: Observable, data: Any) -> Observable:
+    """An observable at inputs (p, d) asked of every label of samples that have several; at points that say which, as it is."""
+    if not data.label_shape or asked.points.shape[1] != data.input_dim:
+        return asked
+    return EveryLabel(asked, data)
+
+
 class Derivatives(NamedTuple):
     """∂/∂μ, ∂/∂s, ∂²/∂μ², ∂²/∂μ∂s, ∂²/∂s² of a local expectation, s the variance; each (p,)."""
 
@@ -154,10 +209,10 @@ def as_points(x: Any, what: str) -> Tensor:
 
 
 def as_labels(y: Any, points: Tensor, what: str) -> Tensor:
-    """y as a finite (p,) tensor like the points, or a clear error."""
+    """y as a finite (p, ...) tensor like the points, or a clear error."""
     y = torch.as_tensor(y).to(points)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    if y.shape != points.shape[:1]:
+    if y.ndim < 1 or len(y) != len(points):
         raise InputError(
             f"{what} got labels of shape {tuple(y.shape)} for {len(points)} points; expected ({len(points)},)"
         )
@@ -166,4 +221,13 @@ def as_labels(y: Any, points: Tensor, what: str) -> Tensor:
     return y
 
 
-__all__ = ["Derivatives", "Marginals", "Observable", "as_labels", "as_points"]
+def refuse_unlabelled(labelled: Tensor, count: int, what: str) -> None:
+    """Refuse samples, of `count`, that are not among those of a label (s,)."""
+    lacking = sorted(set(range(count)) - set(labelled.tolist()))
+    if lacking:
+        raise InputError(f"{what} got sample {lacking[0]} without a label; leave it out")
+
+
+__all__ = [
+    "Derivatives", "EveryLabel", "Marginals", "Observable", "as_labels", "as_points", "every_label", "refuse_unlabelled",
+]  # fmt: skip

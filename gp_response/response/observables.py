@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable
+from copy import copy
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gp_response.curvature.loss import IGNORED
+from gp_response.data import Dataset, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.response.class_observables import ClassField, ClassLoss
-from gp_response.response.observable import Marginals, Observable, as_labels, as_points
+from gp_response.response.observable import Marginals, Observable, as_labels, as_points, every_label, refuse_unlabelled
 
 
 class Value(Observable):
@@ -29,8 +33,10 @@ class Value(Observable):
         return by_mean
 
     def under(self, posterior: Any) -> Observable:
-        classes = getattr(posterior, "classes", None)
-        return self if classes is None else ClassField(self, classes)
+        asked, classes = every_label(self, posterior.data), getattr(posterior, "classes", None)
+        if classes is None or asked.points.shape[1] > posterior.data.dim:  # which says the class itself
+            return asked
+        return ClassField(asked, classes)
 
 
 class Loss(Observable):
@@ -42,6 +48,8 @@ class Loss(Observable):
         self.points = as_points(x, "loss")
         self.labels = as_labels(y, self.points, "loss")
         self.known = torch.zeros_like(self.labels) if noise is None else as_labels(noise, self.points, "loss's noise")
+        if self.known.shape not in (self.labels.shape, self.labels.shape[:1]):
+            raise InputError(f"loss got noise of shape {tuple(self.known.shape)}; expected {tuple(self.labels.shape)}")
         if bool((self.known < 0).any()):
             raise InputError(f"loss got a noise variance of {float(self.known.min()):g}; expected 0 or more")
 
@@ -66,14 +74,35 @@ class Loss(Observable):
 
     def under(self, posterior: Any) -> Observable:
         likelihood = posterior.likelihood
+        asked = self.of_rows(posterior.data, likelihood is not None and likelihood.discrete)
         if likelihood is None:
-            return self
-        if bool((self.known > 0).any()):
+            return asked
+        if bool((asked.known > 0).any()):
             raise InputError(f"loss got noise variances, which {likelihood!r} has no use for; leave noise out")
-        likelihood.check(self.labels)
+        likelihood.check(asked.labels)
         if hasattr(posterior, "classes"):
-            return ClassLoss(self, posterior)
-        return LikelihoodLoss(self, likelihood)
+            return ClassLoss(asked, posterior)
+        return LikelihoodLoss(asked, likelihood)
+
+    def of_rows(self, data: Dataset, discrete: bool) -> "Loss":
+        """The same of a point for each label, where samples have several: a sum over them, but for those of -100."""
+        whole = self.points.shape[1] == data.input_dim
+        shape = data.label_shape if whole else ()
+        if not same_labels(self.labels.shape[1:], shape):
+            expected = (len(self.points), *shape)
+            raise InputError(f"loss got labels of shape {tuple(self.labels.shape)}; expected {expected}")
+        if not shape:
+            return self
+        found, each, flat = copy(self), prod(shape), self.labels.flatten()
+        kept = torch.nonzero(flat != IGNORED).flatten() if discrete else torch.arange(len(flat), device=flat.device)
+        refuse_unlabelled(kept // each, len(self.points), "loss")
+        found.points, found.labels = with_places(self.points, shape)[kept], flat[kept]
+        known = self.known if self.known.ndim > 1 else self.known.repeat_interleave(each)
+        found.known = known.flatten()[kept]
+        weights = torch.eye(len(self.points)) if self.weights is None else self.weights
+        found.weights = weights.to(self.points)[:, kept // each]
+        found.component = None if self.component is None else self.component[kept // each]
+        return found
 
 
 class LikelihoodLoss(Observable):
@@ -82,7 +111,7 @@ class LikelihoodLoss(Observable):
     unit = "nat"
 
     def __init__(self, loss: Loss, likelihood: Any):
-        self.points, self.labels, self.likelihood = loss.points, loss.labels, likelihood
+        self.points, self.labels, self.likelihood, self.weights = loss.points, loss.labels, likelihood, loss.weights
 
     def local_data(self) -> tuple[Tensor, ...]:
         return (self.labels,)
@@ -194,6 +223,9 @@ def loss(x: Any, y: Any, *, noise: Any = None) -> Loss:
 
     noise: known variances of these labels, (p,), which come on top of the model's σ²; None: none. A model of known noise
     alone (σ² = 0) needs them: without, the loss is infinite.
+
+    Where samples have several labels y is (p, *label_shape), and the loss of a sample is the sum over them; -100 is none, where
+    labels are classes or counts, so that a row of all -100 but one is the loss of a single token.
     """
     return Loss(x, y, noise)
 

@@ -1,30 +1,42 @@
 """The perturbations: reweight, relabel, delete, insert."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-from gp_response.data import Dataset, row_noise
+from gp_response.curvature.loss import IGNORED
+from gp_response.data import Dataset, row_noise, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.linalg.transforms import inside_transform
 from gp_response.response.energy import Energy
-from gp_response.response.observable import as_labels, as_points
+from gp_response.response.observable import as_labels, as_points, refuse_unlabelled
 from gp_response.response.perturbation import Perturbation
 
 
 class Rows(Perturbation):
-    """Perturbations of training rows, alone (one column a row) or in groups (one column a group)."""
+    """Perturbations of training rows, alone (one column a row) or in groups (one column a group).
+
+    A sample with several labels has a row for each, and they go together: numbers are those of samples.
+    """
 
     def __init__(self, rows: Any = None):
         self.rows, self.labels = _read_groups(rows, self.kind)
 
     def groups(self, data: Dataset) -> tuple[Tensor, Tensor, int]:
         """Site rows (s,), their columns (s,), and the number of columns."""
-        n, device = len(data.train), data.train.x.device
+        samples, column, count = self.chosen(data)
+        at, which = data.train.rows_of(samples)
+        return at, column[which], count
+
+    def chosen(self, data: Dataset) -> tuple[Tensor, Tensor, int]:
+        """Samples (k,), their columns (k,), and the number of columns."""
+        n, device = data.train.samples, data.train.x.device
         if self.rows is None:
             every = torch.arange(n, device=device)
             return every, every, n
@@ -41,10 +53,11 @@ class Rows(Perturbation):
     def columns(self, data: Dataset) -> list[str]:
         if self.labels is not None:
             return list(self.labels)
-        at, column, count = self.groups(data)
+        at, column, count = self.chosen(data)
+        rows = _numbers(data)[at]
         if count == len(at):
-            return [str(int(row)) for row in data.train.rows[at]]
-        return ["{" + ",".join(str(int(r)) for r in data.train.rows[at[column == c]]) + "}" for c in range(count)]
+            return [str(int(row)) for row in rows]
+        return ["{" + ",".join(str(int(r)) for r in rows[column == c]) + "}" for c in range(count)]
 
     def spread(self, data: Dataset, h: Tensor | float) -> Tensor:
         """Amplitudes h of the columns summed onto the training rows, (n,)."""
@@ -78,6 +91,14 @@ class Rows(Perturbation):
             at, column, count, curvature.expand(n)[at], data.train.y[at], pull.expand(n)[at],
             one_each=count == len(at), constant=constant.expand(n)[at],
         )  # fmt: skip
+
+
+def _numbers(data: Dataset) -> Tensor:
+    """The row number of each sample in the table it came from, (n,)."""
+    rows, sample = data.train.rows, data.train.sample
+    if sample is None:
+        return rows
+    return rows.new_zeros(data.train.samples).index_copy(0, sample[sample >= 0], rows[sample >= 0])
 
 
 def weight_scale(head: Any, data: Dataset, x: Tensor) -> float:
@@ -114,6 +135,22 @@ class Relabel(Rows):
     """`y_i → y_i + h`; see `relabel`."""
 
     kind, unit = "relabel", "unit of y"
+
+    def groups(self, data: Dataset) -> tuple[Tensor, Tensor, int]:
+        at, column, count = super().groups(data)
+        if not data.label_shape:
+            return at, column, count
+        each = prod(data.label_shape)  # labels of a sample, that follow one another
+        return at, column * each + torch.arange(len(at), device=at.device) % each, count * each
+
+    def columns(self, data: Dataset) -> list[str]:
+        found = super().columns(data)
+        if not data.label_shape:
+            return found
+        names = data.names[data.input_dim :]
+        places = itertools.product(*(range(size) for size in data.label_shape))
+        ends = [", ".join(f"{name} {k}" for name, k in zip(names, place, strict=True)) for place in places]
+        return [f"{column}, {end}" for column in found for end in ends]
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         pull = data.train.weights / row_noise(data, noise)
@@ -159,9 +196,10 @@ class Delete(Rows):
         changed = data.with_train(weights=data.train.weights * (1.0 - gone))
         if inside_transform() or not bool((gone == 1).any()):
             return changed
-        if bool((gone == 1).all()):
-            raise InputError(f"delete got all {len(data.train)} training rows; at least one must stay")
-        return changed.keep(gone != 1)  # a whole deletion really takes the rows out
+        left = gone != 1 if data.train.sample is None else (gone != 1) & (data.train.sample >= 0)
+        if not bool(left.any()):
+            raise InputError(f"delete got all {data.train.samples} training rows; at least one must stay")
+        return changed.keep(left)  # a whole deletion really takes the rows out
 
 
 class Insert(Perturbation):
@@ -179,36 +217,38 @@ class Insert(Perturbation):
         return [f"new[{k}]" for k in range(count)] if self.each or count == 1 else [f"new[0:{count}]"]
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
-        x, y = self._checked(data)
+        x, y, sample = self.new_rows(data)
         if float(noise) == 0.0:
             raise InputError("insert: this model has known noise alone, so a new row has none; give the head noise=...")
+        return self._at(x, sample, (1.0 / noise).expand(len(x)), y, torch.zeros_like(y), normaliser(noise))
+
+    def _at(
+        self, x: Tensor, sample: Tensor, curvature: Tensor, target: Tensor, pull: Tensor, constant: Tensor
+    ) -> Energy:
         every = torch.arange(len(x), device=x.device)
-        column = every if self.each else torch.zeros_like(every)
+        count = len(self.x) if self.each else 1
         return Energy(
-            every, column, len(x) if self.each else 1, (1.0 / noise).expand(len(x)), y, torch.zeros_like(y),
-            points=x, one_each=self.each or len(x) == 1, constant=normaliser(noise).expand(len(x)),
+            every, sample if self.each else torch.zeros_like(sample), count, curvature, target, pull, points=x,
+            one_each=len(x) == count, constant=constant.expand(len(x)),
         )  # fmt: skip
 
     def site_energy(self, posterior: Any) -> Energy:
-        x, y = self._checked(posterior.data.to(dtype=torch.float64))
+        x, y, sample = self.new_rows(posterior.data.to(dtype=torch.float64))
+        given = y != IGNORED if posterior.data.label_shape else torch.ones_like(y, dtype=torch.bool)
+        x, y, sample = x[given], y[given], sample[given]
+        refuse_unlabelled(sample, len(self.x), "insert")
         (force, curvature), mean = posterior.new_pull(x, y)
-        count = len(x)
         if hasattr(posterior, "classes"):
-            x = posterior.every_class(x)
-        every = torch.arange(len(x), device=x.device)
-        column = every // (len(x) // count) if self.each else torch.zeros_like(every)
-        return Energy(
-            every, column, count if self.each else 1, curvature, mean, force, points=x,
-            one_each=len(x) == count and (self.each or count == 1),
-        )  # fmt: skip
+            x, sample = posterior.every_class(x), sample.repeat_interleave(posterior.classes)
+        return self._at(x, sample, curvature, mean, force, torch.zeros_like(mean[:1]))
 
     def potential(self, posterior: Any, field: Tensor) -> Tensor:
-        return -posterior.likelihood.log_prob(field, self.y.to(field))
+        return -posterior.likelihood.log_prob(field, self.new_rows(posterior.data)[1].to(field))
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
-        x, y = self._checked(data)
+        x, y, sample = self.new_rows(data)
         train = data.train
-        weights = torch.as_tensor(h, dtype=y.dtype, device=y.device).expand(len(y))
+        weights = torch.as_tensor(h, dtype=y.dtype, device=y.device).expand(len(self.x))[sample]
         # Nothing is known of a new row: it has the model's σ².
         known = None if train.noise is None else torch.cat([train.noise, torch.zeros_like(y)])
         return data.with_train(
@@ -217,19 +257,28 @@ class Insert(Perturbation):
             weights=torch.cat([train.weights, weights]),
             noise=known,
             rows=torch.cat([train.rows, torch.full((len(y),), -1, dtype=train.rows.dtype, device=train.rows.device)]),
+            sample=None if train.sample is None else torch.cat([train.sample, train.samples + sample]),
         )
 
     def scale(self, head: Any, data: Dataset) -> Tensor:
-        return 0.4 * weight_scale(head, data, self.x) * torch.ones(len(self.columns(data)), dtype=torch.float64)
+        size = weight_scale(head, data, self.new_rows(data)[0])
+        return 0.4 * size * torch.ones(len(self.columns(data)), dtype=torch.float64)
 
-    def _checked(self, data: Dataset) -> tuple[Tensor, Tensor]:
-        if self.x.shape[1] != data.dim:
-            raise InputError(f"insert got points with {self.x.shape[1]} columns; the training set has {data.dim}")
-        return self.x.to(data.train.x), self.y.to(data.train.y)
+    def new_rows(self, data: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, labels and number of the new sample that each row belongs to, a row for every label."""
+        if self.x.shape[1] != data.input_dim:
+            raise InputError(f"insert got points with {self.x.shape[1]} columns; the training set has {data.input_dim}")
+        if not same_labels(self.y.shape[1:], data.label_shape):
+            expected = (len(self.x), *data.label_shape)
+            raise InputError(f"insert got labels of shape {tuple(self.y.shape)}; expected {expected}")
+        sample = torch.arange(len(self.x), device=data.train.x.device).repeat_interleave(prod(data.label_shape))
+        return with_places(self.x.to(data.train.x), data.label_shape), self.y.to(data.train.y).flatten(), sample
 
 
 def reweight(rows: Any = None) -> Reweight:
     """`ρ_i → ρ_i + h`: h more of a training row's loss. h = -1 removes a row of weight one, h = 1 doubles it.
+
+    Where samples have several labels (`data.label_shape`) rows are samples, here and in `delete`.
 
     Args:
         rows: None for every training row, one column each, in training order; a sequence of row numbers, one column
@@ -240,7 +289,7 @@ def reweight(rows: Any = None) -> Reweight:
 
 
 def relabel(rows: Any = None) -> Relabel:
-    """`y_i → y_i + h`, in the unit of `data.train.y`. Arguments as for `reweight`."""
+    """`y_i → y_i + h`, in the unit of `data.train.y`. Arguments as for `reweight`; a column for each label of a sample."""
     return Relabel(rows)
 
 
@@ -256,7 +305,10 @@ def delete(rows: Any, *, each: bool = False) -> Delete:
 
 
 def insert(x: Any, y: Any, *, each: bool = False) -> Insert:
-    """Add rows x (k, d), y (k,) with weight h, together (one column) or, with `each`, one column a row."""
+    """Add rows x (k, d), y (k,) with weight h, together (one column) or, with `each`, one column a row.
+
+    Where samples have several labels y is (k, *label_shape); -100 is none, where labels are classes or counts.
+    """
     return Insert(x, y, each=each)
 
 

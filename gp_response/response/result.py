@@ -118,8 +118,8 @@ class Susceptibility:
         return cls(
             matrix, error, tuple(observable.names()), tuple(perturbation.columns(data) if columns is None else columns),
             kind=perturbation.kind, order=order, h=h, unit=observable.unit + per, beta=beta,
-            samples=len(data.train), observable=observable.kind,
-            every_sample=getattr(perturbation, "rows", ()) is None and matrix.shape[1] == len(data.train),
+            samples=data.train.samples, observable=observable.kind,
+            every_sample=getattr(perturbation, "rows", ()) is None and matrix.shape[1] == data.train.samples,
             flagged=tuple(torch.nonzero(flagged).flatten().tolist()), source=source,
         )  # fmt: skip
 

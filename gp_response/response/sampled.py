@@ -95,6 +95,10 @@ def readings(posterior: Draws, observable: Observable) -> tuple[Observable, Tens
             f"{observable.kind} is not read from draws; ask for value, loss, variance, contrast or average"
         )
     if isinstance(observable, Loss):
+        if observable.labels.ndim != 1:
+            raise InputError(
+                f"loss got labels of shape {tuple(observable.labels.shape)}; draws read one label a point, (p,)"
+            )
         values = posterior.losses(observable.points, observable.labels, observable.known)
         return observable, values
     if hasattr(posterior, "classes"):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.posterior import Certified
 from gp_response.response.component import component_names
@@ -56,6 +57,7 @@ def structural(
     Returns:
         a `Susceptibility` (C, n) in nats, with bounds.
     """
+    require_one_label(posterior.data, "structural")
     perturbation = reweight() if perturbation is None else perturbation
     names = component_names(posterior.kernel)
     found = [_row(restrict(posterior, c), x, y, perturbation, clamped) for c in range(len(names))]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
 
@@ -70,6 +71,7 @@ def waic(posterior: Posterior) -> InformationCriteria:
     Raises:
         InputError: the likelihood is not Gaussian.
     """
+    require_one_label(posterior.data, "waic")
     if hasattr(posterior, "classes") or not posterior.conjugate:
         raise InputError(f"waic is closed for Gaussian likelihoods and this posterior has {posterior.likelihood!r}")
     with torch.no_grad():

@@ -24,12 +24,12 @@ class LinearisedRows(RowCovariance):
 
     def times(self, v: Tensor) -> Certified:
         posterior, rows = self.posterior, self.posterior.rows
-        right = rows.gather(v[:, None])
+        right = posterior.gather(v)
         solution = posterior.factor.solve(right)
         rounding = posterior.eps * (rows.lengths @ v.abs() + solution.value.norm(dim=0))
         error = posterior.row_roots[:, None] * (posterior.energy(solution) + rounding)
         reach = posterior.eps * rows.lengths[:, None] * solution.value.norm(dim=0)
-        return Certified(rows.spread(solution.value)[:, 0], error + reach)
+        return Certified(posterior.spread(solution.value), error + reach)
 
     def low_rank(self, rank: int | None, *, tolerance: float, seed: int) -> Spanned:
         """`J̃ V (VᵀBV)⁻¹ Vᵀ J̃ᵀ` for orthonormal V: the energy of a projection never exceeds that of the whole.
@@ -45,7 +45,7 @@ class LinearisedRows(RowCovariance):
         basis, _ = torch.linalg.qr(posterior.gradients(Look(posterior.row_points[chosen])))
         core = basis.T @ posterior.system.product(basis)
         lower = torch.linalg.cholesky(0.5 * (core + core.T))
-        seen = posterior.rows.spread(basis)[:, 0]  # (n, r)
+        seen = posterior.spread(basis)  # (n, r)
         low = torch.linalg.solve_triangular(lower, seen.T, upper=False)
         slack = posterior.row_roots * posterior.rows.lengths * posterior.eps * rank
         slack = slack + posterior.system.off * self.own.value + ROUNDING * self.own.value
