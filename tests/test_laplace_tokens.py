@@ -270,3 +270,23 @@ def test_what_does_not_fit_says_what_was_expected():
     ):
         with pytest.raises(gr.InputError, match=message):
             bad()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_classifier_of_tokens_is_conditioned_on_other_weights_at_its_mode(solver):
+    found, mode, at = classifier(solver=SOLVERS[solver]), Mode(X, Y, RHO), tokens(AT)
+    weights = RHO * torch.linspace(0.0, 2.0, N).double()
+    theta = mode.found(weights)
+    moved = found.reweighted(weights)
+    torch.testing.assert_close(moved.mean(at), NET(AT).detach() + jacobian4(NET, AT) @ theta, rtol=1e-9, atol=1e-10)
+    outside, precision = jacobian4(NET, AT), mode.precision(mode.f + mode.j @ theta, weights)
+    truth = torch.einsum("atcp,pq,bsdq->atcbsd", outside, torch.linalg.inv(precision), outside)
+    torch.testing.assert_close(moved.cov(at), truth, rtol=1e-8, atol=1e-8)
+
+
+def test_refits_of_a_classifier_of_tokens_are_its_responses():
+    found = classifier(solver=gr.Dense())
+    for asked in (gr.value(tokens(AT)), gr.loss(tokens(AT), LABELS)):
+        chi = gr.susceptibility(found, asked, gr.reweight([0, 3, 5]))
+        refit = gr.refit_response(found.head, found.data, asked, gr.reweight([0, 3, 5]))
+        torch.testing.assert_close(refit.matrix, chi.matrix, rtol=1e-6, atol=1e-8)
