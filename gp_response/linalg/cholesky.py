@@ -10,7 +10,8 @@ from gp_response.linalg.memory import require_memory_for_factor
 from gp_response.linalg.system import System
 from gp_response.linalg.transforms import inside_transform
 
-WORTH = 0.5  # refinement goes on while a step leaves less than this fraction of the residual
+WORTH = 0.5  # refinement goes on while a step leaves less than this fraction of the residual, or of the step before
+EPS, TINY = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).tiny
 
 
 class Measured(NamedTuple):
@@ -69,18 +70,24 @@ class CholeskyFactor:
         """`A⁻¹ rhs` for rhs (n, t) float64; residuals are recomputed in extended precision, never inferred from the factor."""
         value = self.back(rhs)
         left = system.residual(rhs, value, extended=True)
-        steps, worth = 0, True
+        last, steps, worth = value.norm(dim=0), 0, True
         while steps < refine and worth:
             size = left.norm(dim=0)
             scale = torch.where(size > 0, size, torch.ones_like(size))
-            new = value + self.back(left / scale) * scale
+            step = self.back(left / scale) * scale
+            new, length = value + step, step.norm(dim=0)
             new_left = system.residual(rhs, new, extended=True)
-            now = new_left.norm(dim=0)
-            better = now < size
+            now, contracts = new_left.norm(dim=0), length <= WORTH * last
+            # A backward stable solve leaves the residual of its rounded value, which says nothing of how good that is: steps do.
+            better = (now < size) | (contracts & (now <= size / WORTH))
             value, left = torch.where(better, new, value), torch.where(better, new_left, left)
             steps += 1
             # Inside a transform nothing can be looked at: one step, which is what float64 needs.
-            worth = not inside_transform() and bool((now < WORTH * size).any())
+            if inside_transform():
+                break
+            next_step = length * length / last.clamp_min(TINY)
+            more = contracts & better & (next_step > EPS * value.norm(dim=0))
+            worth, last = bool(((now < WORTH * size) | more).any()), length
         return Measured(value, left, left.norm(dim=0) + system.rounding(value, extended=True), steps)
 
     def logdet(self) -> Tensor:
