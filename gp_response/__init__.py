@@ -5,6 +5,7 @@ import os
 # gpytorch imports KeOps where it is installed, and KeOps prints to stdout on machines without CUDA.
 os.environ.setdefault("KEOPS_VERBOSE", "0")
 
+from gp_response import keops_cache  # isort: skip  # before anything that imports gpytorch
 from gp_response import acquisition, kernels, scores, testing
 from gp_response.curvature import fisher, ggn, hessian
 from gp_response.data import Dataset, Split, Standardiser, dataset, load, synthetic

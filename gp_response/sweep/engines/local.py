@@ -10,7 +10,7 @@ import torch
 from gp_response.errors import GPResponseError, InputError
 from gp_response.sweep.engines.crew import Crew, Resources, command, cores, environment
 
-MOST_DEATHS = 6  # of one worker in a row, each soon after its start; KeOps' cache is read while others write it
+MOST_DEATHS = 3  # of one worker in a row, each soon after its start
 SOON = 120.0  # seconds, in which a worker can import everything on a busy machine
 
 
