@@ -1,4 +1,4 @@
-"""KeOps evaluation: the formula compiled to one C++ or CUDA reduction (the only file that imports pykeops)."""
+"""KeOps evaluation: the formula compiled to one C++ or CUDA reduction (the only file that uses pykeops)."""
 
 import shutil
 from typing import Any
