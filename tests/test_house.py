@@ -160,7 +160,7 @@ def test_a_sound_ladder_is_not_reported():
         (house.pickle_faults, "import torch\ntorch.load('x', weights_only=False)"),
         (house.pickle_faults, "import numpy as np\nnp.load('x', allow_pickle=True)"),
         (house.pickle_faults, "import pandas as pd\npd.read_pickle('x')"),
-        (lambda source: house.solitary_faults({"a": source, "b": source}), "def f():\n    import pykeops.torch"),
+        (lambda source: house.solitary_faults({"a": source, "b": source}), "def f():\n    import triton.language"),
         (lambda source: house.solitary_faults({"a": source, "b": source}), "from matplotlib.figure import Figure"),
         (lambda source: house.experiment_faults({"a": source, "b": ""}), "import b"),
         (lambda source: house.experiment_faults({"a": source}), "from experiments.b import main"),
