@@ -3,12 +3,11 @@
 import pytest
 import torch
 from refusals import assert_refused
-from test_sampler import DATA, EXACT, NOISE, PRIOR, Bent, features, grid_truth, ridge
+from test_sampler import DATA, EXACT, NOISE, PRIOR, Bent, features, grid_truth, killed_at, ridge
 from torch import nn
 
 import gp_response as gr
 from gp_response.curvature import ggn
-from gp_response.heads.sampling.langevin import advance
 from gp_response.heads.sampling.reference import reference
 
 
@@ -140,18 +139,8 @@ def test_a_killed_run_goes_on_to_the_same_draws(tmp_path, monkeypatch):
         "block": 20,
     }
     whole = sampled(**settings)
-    calls = []
-
-    def dies(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 36:
-            raise KeyboardInterrupt
-        return advance(*args, **kwargs)
-
-    monkeypatch.setattr("gp_response.heads.sampling.run.advance", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(36, monkeypatch):
         sampled(**settings, out=tmp_path / "chains")
-    monkeypatch.undo()
     back = sampled(**settings, out=tmp_path / "chains")
     assert torch.equal(back.theta, whole.theta)
     assert back.acceptance == whole.acceptance < 1.0

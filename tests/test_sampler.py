@@ -1,6 +1,7 @@
 """Langevin samplers on chosen parameters: what they sample, that they start again where they stopped, the control variate."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -146,22 +147,29 @@ def test_the_same_seed_gives_the_same_draws_and_another_gives_others():
     assert not torch.allclose(sampled().theta[0], sampled().theta[1])
 
 
-@pytest.mark.parametrize("method", [gr.SGLD(2e-3), gr.PreconditionedSGLD(1e-3)])
-def test_a_killed_run_goes_on_to_the_same_draws(tmp_path, monkeypatch, method):
-    settings = {"method": method, "draws": 50, "batch_size": 4, "burn_in": 7, "thin": 2, "block": 20}
-    whole = sampled(**settings)
+@contextmanager
+def killed_at(call, monkeypatch):
+    """Chains are interrupted when they are advanced for this time."""
     calls = []
 
     def dies(*args, **kwargs):
         calls.append(1)
-        if len(calls) == 36:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return advance(*args, **kwargs)
 
     monkeypatch.setattr("gp_response.heads.sampling.run.advance", dies)
     with pytest.raises(KeyboardInterrupt):
-        sampled(**settings, out=tmp_path / "chains")
+        yield
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("method", [gr.SGLD(2e-3), gr.PreconditionedSGLD(1e-3)])
+def test_a_killed_run_goes_on_to_the_same_draws(tmp_path, monkeypatch, method):
+    settings = {"method": method, "draws": 50, "batch_size": 4, "burn_in": 7, "thin": 2, "block": 20}
+    whole = sampled(**settings)
+    with killed_at(36, monkeypatch):
+        sampled(**settings, out=tmp_path / "chains")
     assert sorted(p.name for p in (tmp_path / "chains").iterdir()) == ["draws-000000.safetensors"]
     back = sampled(**settings, out=tmp_path / "chains")
     assert torch.equal(back.theta, whole.theta)

@@ -80,13 +80,17 @@ class Lanczos:
                 torch.where(size > 0, 1.0 / torch.where(size > 0, size, 1.0), 0.0)[:, None] * image
             )
 
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values (t, k), ascending, and their vectors in coordinates of the basis, (t, k, k)."""
+        return torch.linalg.eigh(_tridiagonal(self.diagonal, self.beside[:, :-1]))
+
     def gauss(self) -> Rule:
         """The Gauss rule of the steps so far: an upper bound for `f = log`."""
         return _rule(_tridiagonal(self.diagonal, self.beside[:, :-1]))
 
     def radau(self, floor: float) -> Rule:
         """The Gauss-Radau rule with a node at `floor`, a lower bound of the spectrum: a lower bound for `f = log`."""
-        nodes, vectors = torch.linalg.eigh(_tridiagonal(self.diagonal, self.beside[:, :-1]))
+        nodes, vectors = self.ritz()
         # Rounding may put a node at the floor itself, which then has to be left of it to have a rule at all.
         gap = (nodes - floor).clamp_min(1e-12 * floor)
         last = floor + (self.beside[:, -1, None].square() * vectors[:, -1].square() / gap).sum(dim=1)

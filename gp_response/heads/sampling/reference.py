@@ -60,8 +60,7 @@ def reference(curvature: Curvature, precision: Tensor, centre: Tensor, *, rank: 
     space = Lanczos(product, start.to(root.device), most=rank)
     while not space.exhausted:
         space.step()
-    k, beside = space.steps, space.beside[0, : space.steps - 1]
-    values, turn = torch.linalg.eigh(torch.diag(space.diagonal[0]) + torch.diag(beside, 1) + torch.diag(beside, -1))
+    k, (values, turn) = space.steps, (part[0] for part in space.ritz())
     vectors = space.basis[0, :k].T @ turn
     return Reference(centre, root.to(precision), vectors.to(precision), values.clamp_min(0.0).to(precision), k)
 
