@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from gp_response.errors import InputError
-from gp_response.response.overlap import Overlap, atoms
+from gp_response.response.overlap import EPS, Overlap, atoms
 from gp_response.response.perturbations import Reweight
 
 MASS = ("conserve", "free")
+ROUNDINGS = 16.0  # of the terms of a sum, within which it is on a bound
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,27 @@ class WeightRoom:
         return float((self.sizes * low).sum()), float((self.sizes * high).sum())
 
     def weights(self, change: Tensor, dtype: torch.dtype) -> Tensor:
-        """The new weights (n,) in a precision: within the bounds exactly, what rounding takes from one row given to the next."""
+        """The new weights (n,) in a precision: within the bounds exactly, and on them where only rounding is between; what
+        rounding takes from one row is given to the next."""
         exact, moves = self.start.clone(), self.moves(change)[self.atom]
-        exact[self.rows] = (exact[self.rows] + moves).clamp(self.lower[self.rows], self.upper[self.rows])
+        exact[self.rows] = self._within(exact[self.rows] + moves, self._terms(change)[self.atom])
         if dtype == torch.float64:
             return exact
         moved = self.rows[moves != 0]
         short = exact.to(dtype)
         short[moved] = _rounded_sum(exact[moved], self.lower[moved], self.upper[moved], dtype)
         return short
+
+    def _terms(self, change: Tensor) -> Tensor:
+        """Size of the terms that `moves` sums, (k,)."""
+        return change.abs() if self.overlap is None else self.overlap.incidence @ change.abs()
+
+    def _within(self, weights: Tensor, terms: Tensor) -> Tensor:
+        """Weights of `rows`, (r,), that sums of terms of a size, (r,), have led to: on a bound where rounding alone is between."""
+        rounding = ROUNDINGS * EPS * (self.start[self.rows].abs() + terms)
+        for bound in (self.lower[self.rows], self.upper[self.rows]):
+            weights = torch.where((weights - bound).abs() <= rounding, bound, weights)
+        return weights.clamp(self.lower[self.rows], self.upper[self.rows])
 
 
 def _rounded_sum(exact: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Tensor:
