@@ -36,6 +36,7 @@ from _language import fine_tuned, rated
 from torch import nn
 
 import gp_response as gr
+from gp_response.linalg.memory import free_bytes
 from gp_response.plots import save, scaling_wall
 from gp_response.provenance import peak_memory, reset_peak_memory, resident_memory
 from gp_response.report import number
@@ -75,12 +76,13 @@ def main(
     net, x, y, test = case(network, rows, steps, seed)
     count = sum(p.numel() for p in net.parameters())
     made: dict[str, Any] = {"way": way, "network": network, "parameters": count, "rows": len(x), "rank": rank}
-    if way != "laplace-torch":
-        warm_up(way)
+    warm_up(way)
     made["activation_bytes"] = activations(net, x[:batch], y[:batch])
     before, started = resident(), time.perf_counter()
     try:
-        done = peer(net, x, y) if way == "laplace-torch" else ours(way, net, x, y, test, rank, prior, batch)
+        done = (
+            peer(net, x, y, prior, batch) if way == "laplace-torch" else ours(way, net, x, y, test, rank, prior, batch)
+        )
     except (gr.InputError, MemoryError, RuntimeError) as error:  # torch's word for memory that cannot be had
         return {**made, "refused": str(error).splitlines()[0][:200]}
     seconds, grown = time.perf_counter() - started, peak_memory() - before
@@ -99,7 +101,10 @@ def warm_up(way: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(12, 3)
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).eval()
-    ours(way, net, x, x[:, 0], x[:2], rank=4, prior=1.0, batch=4)
+    if way == "laplace-torch":
+        peer(net, x, x[:, 0], prior=1.0, batch=4)
+    else:
+        ours(way, net, x, x[:, 0], x[:2], rank=4, prior=1.0, batch=4)
     activations(net, x, x[:, 0])
 
 
@@ -162,14 +167,18 @@ def ours(
     }  # fmt: skip
 
 
-def peer(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
+def peer(net: nn.Module, x: torch.Tensor, y: torch.Tensor, prior: float, batch: int) -> dict[str, Any]:
     if importlib.util.find_spec("laplace") is None:
         raise gr.InputError("laplace-torch is not installed: pip install laplace-torch==0.3, without torchvision")
     library = importlib.import_module("laplace")
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y[:, None]), batch_size=len(x))
+    count = sum(p.numel() for p in net.parameters())
+    need, free = 4 * count**2, free_bytes(x.device)
+    if free is not None and need > free:  # the system would kill it
+        raise gr.InputError(f"its matrix alone needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y[:, None]), batch_size=batch)
     fitted = library.Laplace(
-        net, "regression", subset_of_weights="all", hessian_structure="full", sigma_noise=NOISE**0.5
-    )
+        net, "regression", subset_of_weights="all", hessian_structure="full", sigma_noise=NOISE**0.5, prior_precision=prior
+    )  # fmt: skip
     fitted.fit(loader)
     _ = fitted.posterior_covariance
     return {}
