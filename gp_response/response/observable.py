@@ -171,6 +171,9 @@ class EveryLabel(Observable):
             return super().change(at, by_mean, by_variance)
         return self.asked.change(at, by_mean, by_variance)
 
+    def derivatives(self, at: Marginals, where: Tensor | None = None) -> "Derivatives":
+        return super().derivatives(at, where) if self.asked.local_data() else self.asked.derivatives(at)
+
     @property
     def kind(self) -> str:
         return self.asked.kind
