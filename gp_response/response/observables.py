@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_tensor, shown
 from gp_response.curvature.loss import IGNORED
 from gp_response.data import Dataset, same_labels, with_places
 from gp_response.errors import InputError
-from gp_response.response.class_observables import ClassField, ClassLoss
 from gp_response.linalg.transforms import inside_transform
+from gp_response.response.class_observables import ClassField, ClassLoss
 from gp_response.response.expectations import RULES, settled, smoothed
 from gp_response.response.observable import (
     Derivatives,
@@ -24,7 +25,6 @@ from gp_response.response.observable import (
     every_label,
     refuse_unlabelled,
 )
-
 
 TOGETHER = 256  # points whose functions are integrated at once by the finest rule
 
@@ -59,11 +59,16 @@ class Loss(Observable):
     def __init__(self, x: Any, y: Any, noise: Any = None):
         self.points = as_points(x, "loss")
         self.labels = as_labels(y, self.points, "loss")
-        self.known = torch.zeros_like(self.labels) if noise is None else as_labels(noise, self.points, "loss's noise")
+        self.known = torch.zeros_like(self.labels) if noise is None else self._variances(noise)
         if self.known.shape not in (self.labels.shape, self.labels.shape[:1]):
             raise InputError(f"loss got noise of shape {tuple(self.known.shape)}; expected {tuple(self.labels.shape)}")
         if bool((self.known < 0).any()):
             raise InputError(f"loss got a noise variance of {float(self.known.min()):g}; expected 0 or more")
+
+    def _variances(self, noise: Any) -> Tensor:
+        """Of each label, or of each point; a number stands for all."""
+        given = as_tensor(noise, "loss's noise", f"a variance or ({len(self.points)},) variances")
+        return as_labels(given.expand(len(self.points)) if given.ndim == 0 else given, self.points, "loss's noise")
 
     def local_data(self) -> tuple[Tensor, ...]:
         return (self.labels, self.known)
@@ -192,7 +197,9 @@ class Average(Value):
 
     def __init__(self, x: Any, weights: Any = None):
         self.points = as_points(x, "average")
-        given = torch.ones(len(self.points)) if weights is None else torch.as_tensor(weights)
+        given = torch.ones(len(self.points))
+        if weights is not None:
+            given = as_tensor(weights, "average's weights", f"({len(self.points)},) numbers")
         given = given.to(self.points)
         if given.shape != self.points.shape[:1] or not bool(torch.isfinite(given).all()):
             raise InputError(
@@ -210,7 +217,7 @@ class Pointwise(Observable):
     def __init__(self, x: Any, function: Callable[[Tensor], Tensor]):
         self.points = as_points(x, "pointwise")
         if not callable(function):
-            raise InputError(f"pointwise got {function!r}; expected an elementwise function such as torch.sigmoid")
+            raise InputError(f"pointwise got {shown(function)}; expected an elementwise function such as torch.sigmoid")
         probe = function(torch.linspace(-1.0, 1.0, 5, dtype=torch.float64))
         if not isinstance(probe, Tensor) or probe.shape != (5,) or not probe.is_floating_point():
             raise InputError("pointwise got a function that is not elementwise; expected tensors (n,) -> (n,)")
@@ -258,8 +265,8 @@ def loss(x: Any, y: Any, *, noise: Any = None) -> Loss:
     """The negative log likelihood of labels y (p,) at x (p, d), in nats: `½ log 2πσ² + (y_a - f(x_a))²/2σ²` for Gaussian
     noise, `-log p(y_a | f(x_a))` for a posterior with another likelihood.
 
-    noise: known variances of these labels, (p,), which come on top of the model's σ²; None: none. A model of known noise
-    alone (σ² = 0) needs them: without, the loss is infinite.
+    noise: known variances of these labels, (p,) or one for all, which come on top of the model's σ²; None: none. A model of known
+    noise alone (σ² = 0) needs them: without, the loss is infinite.
 
     Where samples have several labels y is (p, *label_shape), and the loss of a sample is the sum over them; -100 is none, where
     labels are classes or counts, so that a row of all -100 but one is the loss of a single token.
