@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_tensor
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look
@@ -297,7 +298,8 @@ class Posterior(ABC):
     def points(self, x: Any) -> Tensor:
         """x as (n, d) points of this posterior's dtype and device, or a clear error."""
         like = self.data.train.x
-        x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+        expected = f"points (n, {like.shape[1]}), an array of numbers"
+        x = as_tensor(x, "a posterior", expected, dtype=like.dtype, device=like.device)
         if x.ndim != 2 or x.shape[1] != like.shape[1]:
             raise InputError(f"points of shape {tuple(x.shape)}; expected (n, {like.shape[1]})")
         return x

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_integer
 from gp_response.errors import InputError, unknown_name
 from gp_response.response.observable import Observable, as_points
 from gp_response.response.observables import Value
@@ -90,9 +91,8 @@ def component_number(kernel: Any, which: int | str) -> int:
         if which not in names:
             raise unknown_name("component", which, names)
         return names.index(which)
-    if isinstance(which, bool) or not isinstance(which, int) or not 0 <= which < len(names):
-        raise InputError(f"component {which!r}; there are {', '.join(names)}, numbers 0 to {len(names) - 1}")
-    return which
+    there = f"one of {', '.join(names)}, or a number from 0 to {len(names) - 1}"
+    return as_integer(which, "component", there, least=0, most=len(names) - 1)
 
 
 __all__ = ["Component", "component", "component_covariance", "component_names", "component_number", "components"]

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_number
 from gp_response.errors import InputError, SolverError
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.among import among
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.energy import Energy
 from gp_response.response.finite_whole import finite_whole
 from gp_response.response.joint_sites import joint_changes
@@ -35,8 +37,13 @@ def finite_response(
         a `Susceptibility` of order "finite": `.matrix` (m, c) holds changes, not derivatives.
 
     Raises:
-        SolverError: the change removes more precision than a row has (for instance `h = -2` on a weight of one).
+        InputError: another likelihood, an amplitude that is no finite number, one that leaves a variance of 0 or less.
+        SolverError: the change removes more precision than the data hold. Weights below zero leave a Gaussian field as long as
+            `1 + h β S_jj/σ²` stays positive, and are answered for, although no model can be refitted to them.
     """
+    require_posterior(posterior, "finite_response")
+    require_asked(observable, perturbation, "finite_response")
+    h = as_number(h, "finite_response's h")
     if not posterior.conjugate:
         raise InputError(
             f"finite_response is exact for Gaussian likelihoods and this posterior has {posterior.likelihood!r}; use "

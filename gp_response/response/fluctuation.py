@@ -15,6 +15,7 @@ from gp_response.errors import InputError
 from gp_response.heads.sampling import Draws
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.energy import Energy
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -35,6 +36,8 @@ def fluctuation(posterior: Posterior, observable: Observable, perturbation: Pert
     Returns:
         as `susceptibility`; equal to it for exact posteriors.
     """
+    require_posterior(posterior, "fluctuation")
+    require_asked(observable, perturbation, "fluctuation")
     if isinstance(posterior, Draws):
         return sampled_susceptibility(posterior, observable, perturbation)
     with torch.no_grad():

@@ -8,10 +8,12 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_integer, as_tensor, shown
 from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.linalg.inverse_diagonal import Enclosure
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_posterior
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def leave_one_out(
         rows: (k,) training rows to be solved for where the rest is enclosed, one solve each.
         progress: show a bar.
     """
-    if not isinstance(probes, int) or probes < 0:
-        raise InputError(f"leave_one_out(probes={probes!r}): expected an integer of 0 or more")
+    require_posterior(posterior, "leave_one_out")
+    probes = as_integer(probes, "leave_one_out's probes", "an integer of 0 or more", least=0)
     require_one_label(posterior.data, "leave_one_out")
     if not posterior.conjugate:
         raise InputError(f"leave_one_out needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}")
@@ -146,14 +148,14 @@ def _no_nan(part: Certified) -> Certified:
 
 
 def _as_rows(rows: Tensor, n: int, device: torch.device) -> Tensor:
-    at = torch.as_tensor(rows, device=device)
+    at = as_tensor(rows, "leave_one_out's rows", f"row numbers between 0 and {n - 1}", device=device)
     if (
         at.ndim != 1
         or at.is_floating_point()
         or at.dtype == torch.bool
         or (len(at) and not 0 <= int(at.min()) <= int(at.max()) < n)
     ):
-        raise InputError(f"leave_one_out got rows {rows!r}; expected row numbers between 0 and {n - 1}")
+        raise InputError(f"leave_one_out got rows {shown(rows)}; expected row numbers between 0 and {n - 1}")
     return at.long()
 
 

@@ -1,12 +1,14 @@
 """Perturbations of inputs and of the model: shift_inputs, noise, hyperparameter, temperature, mixture."""
 
 import copy
+import numbers
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_tensor
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.posterior import Posterior
@@ -31,10 +33,11 @@ class ShiftInputs(Rows):
     def directions(self, data: Dataset) -> Tensor:
         """What every training row would move by, (n, d); the columns that say which label it is stay."""
         n, d = data.train.samples, data.input_dim
-        if isinstance(self.direction, str | int) and not isinstance(self.direction, bool):
+        if isinstance(self.direction, str | numbers.Integral) and not isinstance(self.direction, bool):
             given = torch.nn.functional.one_hot(torch.tensor(self._column(data)), d).to(data.train.x)
         else:
-            given = torch.as_tensor(self.direction, dtype=data.train.x.dtype, device=data.train.x.device)
+            like, expected = data.train.x, f"({d},) or ({n}, {d}) numbers, or the name or number of a column"
+            given = as_tensor(self.direction, "shift_inputs", expected, dtype=like.dtype, device=like.device)
         if given.shape not in ((d,), (n, d)) or not bool(torch.isfinite(given).all()):
             raise InputError(
                 f"shift_inputs got a direction of shape {tuple(given.shape)}; expected ({d},) or ({n}, {d}) finite numbers, "
@@ -53,7 +56,7 @@ class ShiftInputs(Rows):
             return names.index(self.direction)
         if not -d <= self.direction < d:
             raise InputError(f"shift_inputs got column {self.direction}; there are columns 0 to {d - 1}")
-        return self.direction % d
+        return int(self.direction) % d
 
     def motion(self, posterior: Posterior) -> Motion:
         at, column, count = self.groups(posterior.data)

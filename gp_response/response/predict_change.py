@@ -2,8 +2,10 @@
 
 import torch
 
+from gp_response.arguments import as_number
 from gp_response.errors import unknown_name
 from gp_response.posterior import Posterior
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.finite import alone, error_of_change, finite_response
 from gp_response.response.linear_energy import linear_energy
 from gp_response.response.observable import Marginals, Observable
@@ -40,8 +42,11 @@ def predict_change(
         InputError: an unknown order; a perturbation or likelihood that the order has no formula for.
         SolverError: "leverage" and "exact" where the change takes away more precision than there is.
     """
+    require_posterior(posterior, "predict_change")
+    require_asked(observable, perturbation, "predict_change")
+    h = as_number(h, "predict_change's h")
     if order not in ORDERS:
-        raise unknown_name("order", order, ORDERS)
+        raise unknown_name("order", str(order), ORDERS)
     if order == "exact":
         return finite_response(posterior, observable, perturbation, h=h)
     if order == "leverage":

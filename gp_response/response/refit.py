@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_number
 from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
 from gp_response.heads.smooth import SmoothPosterior
 from gp_response.posterior import Certified, Posterior
+from gp_response.response.asked import require_asked, require_head
 from gp_response.response.differences import Step, difference, step_of_weights
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -51,6 +53,9 @@ def refit_response(
     Raises:
         SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
     """
+    require_head(head, data, "refit_response")
+    require_asked(observable, perturbation, "refit_response")
+    h = None if h is None else as_number(h, "refit_response's h", "a finite number, or None for the derivative")
     base = head.condition(data)
     columns = perturbation.columns_of(base)
     observable = observable.resolved(getattr(base, "kernel", None))

@@ -6,8 +6,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_number
 from gp_response.errors import InputError
 from gp_response.posterior import Posterior
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.linear_energy import linear_energy
 from gp_response.response.moves import moves
 from gp_response.response.observable import Marginals, Observable
@@ -100,9 +102,13 @@ def regime(
     Raises:
         InputError: tolerance not positive, h zero or not finite; another likelihood; an energy that is not linear in h.
     """
-    if not 0.0 < tolerance < float("inf"):
+    require_posterior(posterior, "regime")
+    require_asked(observable, perturbation, "regime")
+    tolerance = as_number(tolerance, "regime's tolerance", "a number above 0")
+    h = as_number(h, "regime's h", "a finite amplitude other than 0")
+    if not tolerance > 0.0:
         raise InputError(f"regime(tolerance={tolerance!r}): expected a number above 0")
-    if not 0.0 < abs(h) < float("inf"):
+    if h == 0.0:
         raise InputError(f"regime(h={h!r}): expected a finite amplitude other than 0")
     if isinstance(observable, Whole):
         raise InputError(f"regime is of functionals of the field at points; {observable.kind} is none")

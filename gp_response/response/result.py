@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from gp_response.arguments import as_integer
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
@@ -143,8 +144,7 @@ class Susceptibility:
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k largest responses of each observable by size: columns row, rank, column, position, value, error."""
-        if not k >= 1:
-            raise InputError(f"top({k}): expected at least 1")
+        k = as_integer(k, "top", "at least 1, a whole number", least=1)
         _size, where = self.matrix.abs().topk(min(k, self.shape[1]), dim=1)
         table = [
             {"row": self.rows[a], "rank": r + 1, "column": self.columns[j], "position": j,
@@ -155,6 +155,7 @@ class Susceptibility:
 
     def modes(self, k: int = 8) -> Modes:
         """The k leading singular modes: patterns of data (columns) that move patterns of observables (rows)."""
+        k = as_integer(k, "modes", "at least 1, a whole number", least=1)
         u, s, vh = torch.linalg.svd(self.matrix, full_matrices=False)
         return Modes(u[:, :k], s[:k], vh[:k].T)
 
@@ -238,6 +239,21 @@ class Susceptibility:
 
     def __truediv__(self, other: Any) -> Tensor:
         return self.matrix / (other.matrix if isinstance(other, Susceptibility) else other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return other + self.matrix
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return other - self.matrix
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return other * self.matrix
+
+    def __neg__(self) -> Tensor:
+        return -self.matrix
+
+    def __abs__(self) -> Tensor:
+        return self.matrix.abs()
 
     def __matmul__(self, other: Any) -> Tensor:
         return self.matrix @ (other.matrix if isinstance(other, Susceptibility) else other)

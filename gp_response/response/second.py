@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_integer, as_places, as_tensor, shown
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.assemble import Answer, assemble, count_observables
 from gp_response.response.bend import Bender
 from gp_response.response.linear_energy import linear_energy
@@ -52,13 +54,15 @@ class SecondResponse:
         """`Σ_jk h_j h_k d²⟨O⟩/dh_j dh_k` for amplitudes h (c,), (m,): half of it is the second-order part of a joint change."""
         if self.pairs is not None:
             raise InputError("a direction needs the response to all pairs of columns; leave pairs out")
-        h = torch.as_tensor(h).to(self.matrix)
+        c = len(self.columns)
+        h = as_tensor(h, "along", f"({c},) amplitudes").to(self.matrix)
+        if h.shape != (c,) or not bool(h.isfinite().all()):
+            raise InputError(f"along got {shown(h)}; expected ({c},) finite amplitudes, one for each column")
         return torch.einsum("j,mjk,k->m", h, self.matrix, h)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k largest entries of each observable: columns row, rank, first, second, value, error."""
-        if not k >= 1:
-            raise InputError(f"top({k}): expected at least 1")
+        k = as_integer(k, "top", "at least 1, a whole number", least=1)
         c = len(self.columns)
         pairs = torch.triu_indices(c, c).T if self.pairs is None else self.pairs
         flat = [t[:, pairs[:, 0], pairs[:, 1]] if self.pairs is None else t for t in (self.matrix, self.error)]
@@ -101,6 +105,8 @@ def second_response(
         InputError: another likelihood, a perturbation whose energy is not linear in h, columns out of range, a result that
             does not fit into memory.
     """
+    require_posterior(posterior, "second_response")
+    require_asked(observable, perturbation, "second_response")
     with torch.no_grad():
         if isinstance(observable, Whole):
             raise InputError(f"second_response is of functionals of the field at points; {observable.kind} is none")
@@ -151,11 +157,7 @@ def _square(found: SecondResponse, pairs: Tensor) -> SecondResponse:
 def _pairs(pairs: Any, columns: int) -> Tensor:
     if pairs is None:
         return torch.triu_indices(columns, columns).T
-    asked = torch.as_tensor(pairs)
-    wrong = asked.ndim != 2 or asked.shape[1] != 2 or not len(asked) or asked.is_floating_point()
-    if wrong or int(asked.min()) < 0 or int(asked.max()) >= columns:
-        raise InputError(f"pairs of shape {tuple(asked.shape)}; expected (q, 2) numbers of columns, 0 to {columns - 1}")
-    return asked.long()
+    return as_places(pairs, "second_response's pairs", 2, columns, "columns")
 
 
 def _refuse_what_does_not_fit(rows: int, entries: int) -> None:

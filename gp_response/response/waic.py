@@ -9,6 +9,7 @@ from torch import Tensor
 from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_posterior
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -71,6 +72,7 @@ def waic(posterior: Posterior) -> InformationCriteria:
     Raises:
         InputError: the likelihood is not Gaussian.
     """
+    require_posterior(posterior, "waic")
     require_one_label(posterior.data, "waic")
     if hasattr(posterior, "classes") or not posterior.conjugate:
         raise InputError(f"waic is closed for Gaussian likelihoods and this posterior has {posterior.likelihood!r}")

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_integer, as_number
 from gp_response.errors import InputError, unknown_name
 from gp_response.linalg.blocks import block_size, byte_budget
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Posterior
+from gp_response.response.asked import require_posterior
 from gp_response.response.influence.covariance import PROBES, RowCovariance
 from gp_response.response.influence.kinds import row_covariance
 from gp_response.response.influence.operator import Influence
@@ -54,6 +56,7 @@ def influence(
     Raises:
         InputError: the posterior has no such matrix in closed form; the message says what to use.
     """
+    require_posterior(posterior, "influence")
     _check(method, rank, tolerance, probes)
     with torch.no_grad():
         covariance = row_covariance(posterior)
@@ -70,12 +73,11 @@ def influence(
 def _check(method: Any, rank: Any, tolerance: Any, probes: Any) -> None:
     if method is not None and method not in METHODS:
         raise unknown_name("method", str(method), METHODS)
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        raise InputError(f"influence(rank={rank!r}): expected an integer of 1 or more, or None")
-    if not 0.0 <= tolerance < 1.0:
+    if rank is not None:
+        as_integer(rank, "influence's rank", "an integer of 1 or more, or None", least=1)
+    if not 0.0 <= as_number(tolerance, "influence's tolerance") < 1.0:
         raise InputError(f"influence(tolerance={tolerance!r}): expected a number from 0 to 1")
-    if not isinstance(probes, int) or probes < 2:
-        raise InputError(f"influence(probes={probes!r}): expected an integer of 2 or more")
+    as_integer(probes, "influence's probes", "an integer of 2 or more", least=2)
 
 
 def _choose(covariance: RowCovariance, budget: float | None) -> tuple[str, str]:

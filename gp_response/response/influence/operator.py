@@ -8,6 +8,8 @@ from linear_operator import to_linear_operator
 from linear_operator.operators import LinearOperator
 from torch import Tensor
 
+from gp_response.arguments import as_places, as_tensor, shown
+from gp_response.errors import InputError
 from gp_response.posterior import Certified, rounded
 from gp_response.response.influence.components import Components, components
 from gp_response.response.influence.covariance import RowCovariance
@@ -62,6 +64,11 @@ class Influence(LinearOperator):
         Args:
             bounded: False saves the bound, which is then infinite, and the solve where S is kept.
         """
+        n = len(self.force)
+        v = as_tensor(v, "influence's product", f"({n},) or ({n}, t) numbers", device=self.force.device)
+        if v.ndim not in (1, 2) or len(v) != n:
+            raise InputError(f"influence's product got {shown(v)}; expected ({n},) or ({n}, t)")
+        v = v if v.is_floating_point() else v.to(self.dtype)
         wide = v.double()[:, None] if v.ndim == 1 else v.double()
         a, p = self.force[:, None], self.precision[:, None]
         kept = None if bounded else self.squares.linear(a * wide)
@@ -84,7 +91,9 @@ class Influence(LinearOperator):
 
     def rows(self, at: Any) -> Certified:
         """Rows of W (k, n) with bounds, whatever the method: where S is not kept, by one solve each."""
-        at = torch.as_tensor(at, device=self.force.device)
+        n = len(self.force)
+        at = as_tensor(at, "influence's rows", f"row numbers from 0 to {n - 1}", device=self.force.device)
+        at = as_places(at.reshape(-1, 1), "influence's rows", 1, n, "rows")[:, 0]
         found = [self._rows(some) for some in at.split(STEP)]
         return rounded(Certified(*(torch.cat(part) for part in zip(*found, strict=True))), self.dtype)
 
