@@ -7,6 +7,7 @@ variance and the covariance to all training rows and to any other probe follow, 
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any, ClassVar, NamedTuple
 
@@ -292,7 +293,8 @@ class Posterior(ABC):
             return Look(self.points(x))
         points = self.points(x.points)
         direction = None if x.direction is None else x.direction.to(points).expand_as(points)
-        return Look(points, direction, None if x.component is None else x.component.to(points.device))
+        component = None if x.component is None else x.component.to(points.device)
+        return replace(x, points=points, direction=direction, component=component)
 
     def points(self, x: Any) -> Tensor:
         """x as (n, d) points of this posterior's dtype and device, or a clear error."""
