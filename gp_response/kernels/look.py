@@ -1,4 +1,4 @@
-"""What is read of a field at points: its value, or its slope or bend along a direction, or those of a component of an additive field.
+"""What is read of a field at points: its value, its slope or bend along a direction, or those of a component of an additive field.
 
 All are linear in the field. Components are independent before the data: `Cov(f_c, f_d) = δ_cd k_c` and `Cov(f_c, f) = k_c`.
 

@@ -81,16 +81,12 @@ class Bender:
         sizes = {len(sites) for sites in self.sites}
         if len(sizes) == 1:
             return self._of_equals(seen, torch.stack(self.sites), pairs)
-        found = []
-        for pair in pairs:
-            found.append(self._of_pair(seen, *(self.sites[c][None] for c in pair.tolist())))
-        return Bent(*(Certified(*(torch.cat([b[m][k] for b in found], dim=1) for k in range(2))) for m in range(2)))
+        return _side_by_side([self._of_pair(seen, self.sites[c][None], self.sites[d][None]) for c, d in pairs.tolist()])
 
     def _of_equals(self, seen: Certified, sites: Tensor, pairs: Tensor) -> Bent:
         """Columns (c, k) with as many sites each: pairs together, as many as keep blocks small."""
         step = max(1, self.MOST // sites.shape[1] ** 2)
-        found = [self._of_pair(seen, sites[some[:, 0]], sites[some[:, 1]]) for some in pairs.split(step)]
-        return Bent(*(Certified(*(torch.cat([b[m][k] for b in found], dim=1) for k in range(2))) for m in range(2)))
+        return _side_by_side([self._of_pair(seen, sites[some[:, 0]], sites[some[:, 1]]) for some in pairs.split(step)])
 
     def _of_pair(self, seen: Certified, one: Tensor, two: Tensor) -> Bent:
         return bend(self._column(seen, one), self._column(seen, two), self.between.block(one, two), self.posterior.beta)
@@ -102,6 +98,10 @@ class Bender:
         if acts.partner is not None:
             partner = (acts.partner[sites][:, :, None] == sites[:, None, :]).long().argmax(dim=2)
         return Column(Certified(*(part[:, sites] for part in seen)), force, acts.curvature[sites], partner)
+
+
+def _side_by_side(found: list[Bent]) -> Bent:
+    return Bent(*(Certified.joined(parts) for parts in zip(*found, strict=True)))
 
 
 class _Between:

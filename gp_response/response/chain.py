@@ -1,5 +1,7 @@
 """The chain rule to second order: an observable's second derivative from those of what it is a function of."""
 
+from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 from torch.func import grad, jacfwd, vmap
 
 from gp_response.posterior import Certified, Probe
-from gp_response.response.observable import Observable
+from gp_response.response.observable import Marginals, Observable
 from gp_response.response.pairs import Bent, bounded
 
 
@@ -38,33 +40,45 @@ def chained(
     return bounded(_chain(len(one)), 1.0, parts, ())
 
 
-def _chain(k: int):
+def _chain(k: int) -> Callable[..., Tensor]:
     """The chain rule of k variables, as a function of first and second derivatives and of three directions."""
 
     def formula(*parts: Tensor) -> Tensor:
         slopes, rest = parts[:k], parts[k:]
         bends, (one, two, curves) = rest[: k * k], (rest[k * (k + n) : k * (k + n + 1)] for n in range(3))
-        straight = sum(s * c for s, c in zip(slopes, curves, strict=True))
-        return straight + sum(bends[a * k + b] * one[a] * two[b] for a in range(k) for b in range(k))
+        straight = [s * c for s, c in zip(slopes, curves, strict=True)]
+        return reduce(torch.add, straight + [bends[a * k + b] * one[a] * two[b] for a in range(k) for b in range(k)])
 
     return formula
 
 
 def _derivatives(observable: Observable, where: Tensor, probe: Probe, noise: Tensor, k: int) -> tuple[Certified, ...]:
-    """First and second derivatives of the local expectation by the first k of (μ, s, σ²) at the probe's points, k + k² of (p, 1):
-    the next derivative turns what the mean and the variance may be off by into bounds."""
+    """Those of `local_derivatives` at the probe's points, k + k² of (p, 1): the next ones turn what mean and variance may be off
+    by into bounds."""
     mean, variance = probe.mean, probe.variance
-    data = tuple(t[where] for t in observable.local_data())
-
-    def one(at: Tensor, *rest: Tensor) -> Tensor:
-        return observable.local(at[0], at[1], at[2] if k > 2 else noise, *rest)
-
-    at = torch.stack([mean.value, variance.value, noise.to(mean.value).expand_as(mean.value)][:k], dim=1)
-    first, second, third = (vmap(f)(at, *data) for f in (grad(one), jacfwd(grad(one)), jacfwd(jacfwd(grad(one)))))
+    at = Marginals(mean.value, variance.value, noise)
+    first, second, third = local_derivatives(observable, at, where, variables=k, most=3)
     off = torch.stack([mean.error, variance.error], dim=1)[:, None]
     errors = [(turn.flatten(1, -2)[..., :2].abs() * off).sum(dim=2) for turn in (second, third)]
     values, bounds = torch.cat([first, second.flatten(1)], dim=1), torch.cat(errors, dim=1)
     return tuple(Certified(v[:, None], e[:, None]) for v, e in zip(values.T, bounds.T, strict=True))
 
 
-__all__ = ["Slope", "chained"]
+def local_derivatives(
+    observable: Observable, at: Marginals, where: Tensor | None = None, *, variables: int, most: int
+) -> list[Tensor]:
+    """Derivatives of the local expectation by the first k of (μ, s, σ²), (p, k), (p, k, k), …, up to an order of 3.
+
+    where: indices (p,) of the points that `at` belongs to; None for all of them.
+    """
+    data = tuple(t if where is None else t[where] for t in observable.local_data())
+
+    def one(point: Tensor, *rest: Tensor) -> Tensor:
+        return observable.local(point[0], point[1], point[2] if variables > 2 else at.noise, *rest)
+
+    points = torch.stack([at.mean, at.variance, at.noise.to(at.mean).expand_as(at.mean)][:variables], dim=1)
+    orders = [grad(one), jacfwd(grad(one)), jacfwd(jacfwd(grad(one)))][:most]
+    return [vmap(order)(points, *data) for order in orders]
+
+
+__all__ = ["Slope", "chained", "local_derivatives"]

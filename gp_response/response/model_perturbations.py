@@ -9,9 +9,11 @@ from torch import Tensor
 
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
-from gp_response.posterior import Posterior
+from gp_response.posterior import Posterior, Probe
 from gp_response.response.energy import Energy
 from gp_response.response.motion import Motion, require_gaussian, site_motion
+from gp_response.response.moves import Moves, SetMoves
+from gp_response.response.noise_moves import noise_moves
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Rows, normaliser, weight_scale
 from gp_response.response.prior_motions import prior_motion
@@ -110,6 +112,9 @@ class Noise(Rows):
         curvature = (2.0 * data.train.weights / row_noise(data, noise) ** 3)[at]
         return Energy(at, pair, len(pairs), curvature, data.train.y[at], torch.zeros_like(curvature))
 
+    def moves(self, posterior: Posterior, probe: Probe) -> list[Moves | SetMoves]:
+        return noise_moves(posterior, probe, self.energy_of(posterior))
+
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         known = torch.zeros_like(data.train.y) if data.train.noise is None else data.train.noise
         return data.with_train(noise=known + self.spread(data, h))
@@ -141,6 +146,10 @@ class GlobalNoise(Noise):
 
     def noise_slope(self, posterior: Posterior) -> Tensor:
         return torch.ones(1).to(posterior.noise)
+
+    def moves(self, posterior: Posterior, probe: Probe) -> list[Moves | SetMoves]:
+        """Of new observations no noise is known beside σ²."""
+        return [part._replace(floor=-posterior.noise[None]) for part in super().moves(posterior, probe)]
 
     def finite_noise(self, noise: Tensor, h: float) -> Tensor:
         return noise + h

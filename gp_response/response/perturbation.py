@@ -8,9 +8,10 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
-from gp_response.posterior import Posterior
+from gp_response.posterior import Posterior, Probe
 from gp_response.response.energy import Energy
 from gp_response.response.motion import Motion, site_motion
+from gp_response.response.moves import Moves, SetMoves
 from gp_response.response.quadratic import Quadratic, of_columns
 
 
@@ -46,7 +47,7 @@ class Perturbation(ABC):
         return site_motion(posterior, self.energy_of(posterior))
 
     def quadratic(self, posterior: Posterior, columns: Tensor) -> Quadratic:
-        """The energies of some columns (sorted) as they act at the mean of a posterior with Gaussian noise, for second derivatives."""
+        """The energies of some columns (sorted) as they act at the mean of a posterior with Gaussian noise."""
         return Quadratic.of(posterior, of_columns(self.energy_of(posterior), columns))
 
     def bent(self, posterior: Posterior, pairs: Tensor) -> Quadratic | None:
@@ -57,6 +58,13 @@ class Perturbation(ABC):
     def second_energy(self, data: Dataset, noise: Tensor, pairs: Tensor) -> Energy | None:
         """The same for an energy at sites."""
         return None
+
+    def moves(self, posterior: Posterior, probe: Probe) -> list[Moves | SetMoves]:
+        """Exact changes at a probe's points as functions of h, where the energy is curved."""
+        raise InputError(
+            f"regime needs exact changes as functions of h in closed form, which those of {self.kind} have not; compare "
+            "predict_change with finite_response at the sizes you want"
+        )
 
     def noise_slope(self, posterior: Posterior) -> Tensor | None:
         """What σ² of new observations moves by, (c,); None: it stays."""

@@ -1,7 +1,7 @@
 """Energies that are quadratic in readings of the field, as they act at a posterior's mean: the general `½ zᵀQz - bᵀz`.
 
-Every coupling Q needed here pairs each site with one partner: itself where the energy is of the field's values, `V = ½a(f - t)²`, the
-row's slope where a row moves, `V' = -τ(y - f)f'`.
+Every coupling Q needed here pairs each site with one partner: itself where the energy is of the field's values, `V = ½a(f - t)²`;
+the row's slope where a row moves, `V' = -τ(y - f)f'`.
 """
 
 from dataclasses import dataclass, replace
@@ -44,14 +44,14 @@ class Quadratic:
         """An energy of the field's values at training rows, other points, or both."""
         parts = sorted(energy.parts, key=lambda part: part.points is not None)
         grounds = [stand(posterior, part) for part in parts]
-        readings = []
-        for part, ground in zip(parts, grounds, strict=True):
-            if part.points is not None:
-                whole = ground.probe is not None and torch.equal(part.at, torch.arange(len(part.points)).to(part.at))
-                readings.append(ground.probe if whole else posterior.probe(part.points[part.at]))
+        readings = tuple(
+            _each(posterior, part, ground.probe)
+            for part, ground in zip(parts, grounds, strict=True)
+            if ground.probe is not None
+        )
         rows = [part.at for part in parts if part.points is None]
         return cls(
-            posterior, torch.cat(rows) if rows else energy.at[:0], tuple(readings),
+            posterior, torch.cat(rows) if rows else energy.at[:0], readings,
             torch.cat([part.column for part in parts]), energy.columns,
             Certified.joined([ground.force for ground in grounds]), torch.cat([part.curvature for part in parts]),
         )  # fmt: skip
@@ -63,8 +63,7 @@ class Quadratic:
         if len(self.rows):
             every = len(self.rows) == n and torch.equal(self.rows, torch.arange(n, device=self.rows.device))
             parts.append(probe.to_train(None if every else self.rows))
-        for reading in self.readings:
-            parts.append(probe.toward(reading) if isinstance(reading, Look) else probe.to(reading))
+        parts += [probe.toward(r) if isinstance(r, Look) else probe.to(r) for r in self.readings]
         return Certified.joined(parts)
 
     def marginals(self, seen: Certified) -> tuple[Certified, Certified]:
@@ -79,6 +78,12 @@ class Quadratic:
     def _summed(self, per_site: Tensor) -> Tensor:
         out = per_site.new_zeros(len(per_site), self.columns)
         return out.index_add(1, self.column, per_site)
+
+
+def _each(posterior: Posterior, part: Energy, there: Probe) -> Probe:
+    """A probe with a reading for each site, in their order."""
+    whole = torch.equal(part.at, torch.arange(len(there.look), device=part.at.device))
+    return there if whole else posterior.probe(there.look[part.at])
 
 
 def _product(one: Tensor, one_error: Tensor, two: Tensor, two_error: Tensor) -> Certified:

@@ -92,8 +92,8 @@ def second_response(
     Args:
         posterior: with a Gaussian likelihood.
         observable: m functionals of the field at points.
-        perturbation: c columns: reweight, relabel, delete, insert, noise, shift_inputs, rows or groups of them; mixture, temperature,
-            and any other whose energy is linear in h. Shifts need a kernel whose field has slopes.
+        perturbation: c columns: reweight, relabel, delete, insert, noise, shift_inputs, rows or groups of them; mixture,
+            temperature, and any other whose energy is linear in h. Shifts need a kernel whose field has slopes.
         pairs: (q, 2) numbers of columns; None: all c x c.
         progress: show a bar over points.
 

@@ -1,6 +1,6 @@
 """What shifts of training rows do, as quadratic energies in the field's values, slopes and bends at the rows.
 
-Along `x_i → x_i + h v` the loss `(y - f(x_i + h v))²/2σ²` has the derivatives `V' = -(y - f)f'/σ²` and `V'' = (f'² - (y - f)f'')/σ²`.
+Along `x_i → x_i + h v` the loss `(y - f(x_i + h v))²/2σ²` has derivatives `V' = -(y - f)f'/σ²`, `V'' = (f'² - (y - f)f'')/σ²`.
 """
 
 from dataclasses import replace
@@ -39,7 +39,11 @@ def shift_bend(posterior: Posterior, at: Tensor, direction: Tensor, column: Tens
     slopes = _look(posterior, at, direction)
     bends = replace(slopes, order=2)
     residual = Certified(*(part[at] for part in posterior.residuals))
-    force = [_scaled(_means(posterior, bends), -tau), _scaled(_means(posterior, slopes), -2.0 * tau), _scaled(residual, tau)]
+    force = [
+        _scaled(_means(posterior, bends), -tau),
+        _scaled(_means(posterior, slopes), -2.0 * tau),
+        _scaled(residual, tau),
+    ]
     row, slope, bend = torch.arange(3 * k, device=at.device).split(k) if k else (at, at, at)
     return Quadratic(
         posterior, at, (slopes, bends), column.repeat(3), columns, Certified.joined(force),
@@ -57,7 +61,9 @@ def _look(posterior: Posterior, at: Tensor, direction: Tensor) -> Look:
 
 
 def _means(posterior: Posterior, look: Look) -> Certified:
-    return Certified.joined([posterior.mean_of(some) for some in look.split(BLOCK)] or [Certified(*2 * [look.points[:, 0]])])
+    return Certified.joined(
+        [posterior.mean_of(some) for some in look.split(BLOCK)] or [Certified(*2 * [look.points[:, 0]])]
+    )
 
 
 def _scaled(part: Certified, by: Tensor) -> Certified:
