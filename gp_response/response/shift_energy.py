@@ -12,6 +12,7 @@ from gp_response.kernels.look import Look
 from gp_response.posterior import Certified, Posterior
 from gp_response.response.motion import precisions, require_gaussian
 from gp_response.response.quadratic import Quadratic
+from gp_response.response.sites import require_anywhere
 
 BLOCK = 1024  # rows whose slopes are looked at together
 
@@ -23,6 +24,7 @@ def shift_energy(posterior: Posterior, at: Tensor, direction: Tensor, column: Te
         at: (k,) rows. direction: (k, d) what each moves by. column: (k,) of each; columns: their number.
     """
     require_gaussian(posterior, "shift_inputs")
+    require_anywhere(posterior, "shift_inputs")
     k, tau = len(at), _weights(posterior, at)
     slopes = posterior.probe(_look(posterior, at, direction))
     residual = Certified(*(part[at] for part in posterior.residuals))
