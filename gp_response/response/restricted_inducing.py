@@ -73,6 +73,9 @@ class RestrictedInducing(SitePosterior):
         """On other weights, with the rest where it is."""
         return RestrictedInducing(self.full, self.which, self._data_at(weights))
 
+    def probe(self, x: Tensor | Look) -> "ComponentProbe":
+        return ComponentProbe(self, self.look(x))
+
     def row_probe(self, rows: Tensor) -> "RowProbe":
         return RowProbe(self, rows)
 
@@ -106,7 +109,19 @@ class RestrictedInducing(SitePosterior):
         return self.log_evidence() - self.full.log_evidence() - 0.5 * rest
 
 
-class RowProbe(SiteProbe):
+class ComponentProbe(SiteProbe):
+    """The component itself at any points."""
+
+    def left_out_with(self, other: SiteProbe) -> Tensor:
+        if isinstance(self, RowProbe) or isinstance(other, RowProbe):
+            raise InputError(
+                "fluctuation has no meaning for a component of a sparse posterior, whose rows do not see its values there; "
+                "use susceptibility"
+            )
+        return super().left_out_with(other)
+
+
+class RowProbe(ComponentProbe):
     """Training rows, as they see the component."""
 
     def __init__(self, posterior: RestrictedInducing, rows: Tensor):
@@ -118,11 +133,6 @@ class RowProbe(SiteProbe):
     def _features(self) -> Tensor:
         features: Tensor = self.posterior.rows.at(self.rows)
         return features
-
-    def left_out_with(self, other: SiteProbe) -> Tensor:
-        raise InputError(
-            "fluctuation has no meaning for a component of a sparse posterior: rows do not see its own values"
-        )
 
 
 class _TurnedRows(Rows):
