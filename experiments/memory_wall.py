@@ -17,9 +17,9 @@ basis of 32).
 
 Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
 Cost: seconds to three minutes each on one thread; minilm 18 minutes, 4 GiB.
-Expected: dense and laplace-torch beyond 10,000 parameters are refused; lanczos 82 `vectors` at a million parameters, where several vectors are
-computed together. Beyond four million they are not: 39 at ten millions and 38 for minilm, within the bound of 40 and the
-activations. In float32 neither lanczos nor cg can certify a narrow interval.
+Expected: dense and laplace-torch beyond 10,000 parameters are refused; lanczos 82 `vectors` at a million parameters, where
+several vectors are computed together. Beyond four million they are not: 39 at ten millions and 38 for minilm, within the bound
+of 40 and the activations. In float32 neither lanczos nor cg can certify a narrow interval.
 
 Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; for minilm see experiments/bottleneck.py.
 """

@@ -64,9 +64,9 @@ def finite_response(
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
         change = observable.change(at, by_mean.value, by_variance.value)
         error = error_of_change(observable, at, probe, by_mean, by_variance)
-        after = perturbation.finite_noise(posterior.noise, h)
-        if not torch.equal(after, posterior.noise):
-            change = change + _by_noise(observable, at, by_mean, by_variance, after)
+        change = change + moved_by_noise(
+            observable, at, by_mean, by_variance, perturbation.finite_noise(posterior.noise, h)
+        )
         return Susceptibility.of(
             posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(change), error=observable.collect_error(error),
@@ -83,10 +83,12 @@ def _changes(posterior: Posterior, probe: Probe, energy: Energy, progress: bool)
     return step(posterior, sites, energy, progress)
 
 
-def _by_noise(
+def moved_by_noise(
     observable: Observable, at: Marginals, by_mean: Certified, by_variance: Certified, noise: Tensor
 ) -> Tensor:
-    """What σ² of new observations adds to the change, (p, c)."""
+    """What σ² of new observations, `noise` afterwards, adds to the change, (p, c)."""
+    if torch.equal(noise, at.noise):
+        return torch.zeros_like(by_mean.value)
     mean, variance = at.mean[:, None] + by_mean.value, at.variance[:, None] + by_variance.value
     return observable.change_by_noise(Marginals(mean, variance, at.noise), noise)
 
@@ -173,4 +175,4 @@ def _outer(second: Tensor, change: Certified) -> Tensor:
     return second.abs()[:, None] * change.value.abs()
 
 
-__all__ = ["alone", "error_of_change", "finite_response"]
+__all__ = ["alone", "error_of_change", "finite_response", "moved_by_noise"]

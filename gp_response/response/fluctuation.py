@@ -83,7 +83,7 @@ def _claimed(posterior: Posterior, probe: Probe, energy: Energy, ground: Ground)
         return Certified(both.value[:, energy.at], both.error[:, energy.at])
     if not bool((posterior.rows_left_out.value > 0).any()):
         return covariances(posterior, probe, energy, ground)
-    return probe.predictive_to(posterior.probe(posterior.data.train.x[energy.at]))
+    return probe.predictive_to(posterior.row_probe(energy.at))
 
 
 def _series(

@@ -66,6 +66,18 @@ class Rows(Perturbation):
             return [str(int(row)) for row in rows]
         return ["{" + ",".join(str(int(r)) for r in rows[column == c]) + "}" for c in range(count)]
 
+    def shared(self, data: Dataset, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Sites (k,) of the first columns of pairs (q, 2) whose rows are in the second ones, too, and the pair of each, (k,)."""
+        at, column, _ = self.groups(data)
+        n, order = len(data.train), torch.argsort(column, stable=True)
+        count = torch.bincount(column)
+        start, each = count.cumsum(0) - count, count[pairs[:, 0]]
+        pair = torch.arange(len(pairs), device=at.device).repeat_interleave(each)
+        within = torch.arange(len(pair), device=at.device) - (each.cumsum(0) - each)[pair]
+        site = order[start[pairs[pair, 0]] + within]
+        both = torch.isin(pairs[pair, 1] * n + at[site], column * n + at)
+        return site[both], pair[both]
+
     def spread(self, data: Dataset, h: Tensor | float) -> Tensor:
         """Amplitudes h of the columns summed onto the training rows, (n,)."""
         at, column, count = self.groups(data)

@@ -10,7 +10,7 @@ from gp_response.arguments import as_number
 from gp_response.errors import InputError
 from gp_response.posterior import Posterior
 from gp_response.response.asked import require_asked, require_posterior
-from gp_response.response.linear_energy import linear_energy
+from gp_response.response.linear_energy import linear_energy, require_field
 from gp_response.response.moves import moves
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -113,14 +113,14 @@ def regime(
     if isinstance(observable, Whole):
         raise InputError(f"regime is of functionals of the field at points; {observable.kind} is none")
     with torch.no_grad():
-        energy = linear_energy(posterior, perturbation, "regime")
+        require_field(posterior, "regime")
+        energy = None if perturbation.curved else linear_energy(posterior, perturbation, "regime")
         asked = observable.under(posterior)
         probe = posterior.probe(posterior.look(asked.look()))
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
-        found = [
-            _of_columns(Curves(asked, at, part, tolerance), h, perturbation.from_zero)
-            for part in moves(posterior, probe, energy)
-        ]
+        parts = perturbation.moves(posterior, probe) if energy is None else moves(posterior, probe, energy)
+        noise = perturbation.noise_slope(posterior)
+        found = [_of_columns(Curves(asked, at, part, tolerance, noise), h, perturbation.from_zero) for part in parts]
         joined = {name: torch.cat([part[name] for part in found], dim=1) for name in found[0]}
         like = posterior.data.train.x.dtype
         joined = {name: part.to(like) if part.is_floating_point() else part for name, part in joined.items()}

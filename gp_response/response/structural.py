@@ -23,6 +23,7 @@ from gp_response.response.observables import Loss, value
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import reweight
 from gp_response.response.restricted import RestrictedPosterior, restrict
+from gp_response.response.restricted_inducing import RestrictedInducing
 from gp_response.response.restricted_network import beside
 from gp_response.response.result import Susceptibility
 from gp_response.response.susceptibility import susceptibility
@@ -48,8 +49,8 @@ def structural(
     """The structural susceptibilities `d⟨φ_C⟩/dρ_j`: rows components, columns samples; `.to("structural")` is the literature's.
 
     Args:
-        posterior: exact with Gaussian noise and a sum of kernels; or of a network under Gaussian noise, whose components are
-            its layers, or the groups of `posterior.grouped({name: parameters})`.
+        posterior: exact or sparse with Gaussian noise and a sum of kernels; or of a network under Gaussian noise, whose components
+            are its layers, or the groups of `posterior.grouped({name: parameters})`.
         x, y: the batch, (p, d) and (p,), in the units of `data.train`.
         perturbation: columns; None is `reweight()`, every sample's weight.
         clamped: the component alone responds (`restrict`); else the full posterior does ("free").
@@ -88,7 +89,7 @@ def _means(part: Any, x: Tensor, perturbation: Perturbation, clamped: bool) -> S
 
 def _loss(part: Any, x: Tensor, y: Any, clamped: bool) -> tuple[ComponentLoss, Tensor]:
     """The mean loss as a function of the component, and what its labels are off by, (p,)."""
-    rest = part.rest(x) if isinstance(part, RestrictedPosterior) else beside(part, x, clamped)
+    rest = part.rest(x) if isinstance(part, RestrictedPosterior | RestrictedInducing) else beside(part, x, clamped)
     labels = torch.as_tensor(y).to(rest.value)
     if labels.shape != rest.value.shape:
         raise InputError(
