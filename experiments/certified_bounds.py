@@ -10,19 +10,17 @@ Cost: 15 to 80 seconds a configuration on two cores, 12 configurations.
 Expected: all 120,000 responses of every configuration covered, nothing flagged; in the median the bound is 5 (noise 1e-1) to
 50 (1e-6) times the error, and 46 to 730 products are needed.
 
-The truth shares no solver with what it judges: a dense float64 Cholesky factor of the matrix of the same (rounded) points,
-refined three times with residuals in twice that precision, and χ_ij = σ² S_ij α_j with S = (K + σ²)⁻¹ K_X*.
+The truth shares no solver with what it judges, see `_dense`.
 """
 
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from _dense import dense_responses
 
 import gp_response as gr
 from gp_response.data import Dataset
-from gp_response.linalg.extended import residual
 from gp_response.report import number
 
 GRID = {"noise": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6], "dtype": ["float64", "float32"]}
@@ -39,7 +37,7 @@ def main(
     head = gr.Exact(gr.Matern32(lengthscale=lengthscale), noise=noise, solver=gr.CG(tolerance=tolerance))
     posterior = head.condition(data)
     chi = gr.susceptibility(posterior, gr.value(data.test.x), gr.reweight())
-    exact = truth(head, data)
+    exact = dense_responses(head, data.train.x, data.train.y, data.test.x)
     off, bound = (chi.matrix.double() - exact).abs(), chi.error.double()
     distinct = len(data.train.x.unique(dim=0))
     return {
@@ -55,27 +53,12 @@ def main(
 
 def problem(dataset: str, rows: int, predictions: int, seed: int, dtype: torch.dtype) -> Dataset:
     """Rows to train on and to predict at. Weather's inputs are rounded until most of them coincide."""
-    data = gr.load(dataset)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    x, at = data.train.x[order], data.test.x[:predictions]
+    data = gr.load(dataset).draw(rows, seed)
+    x, at = data.train.x, data.test.x[:predictions]
     if dataset == "weather":
         x, at = x.round(), at.round()
-    y, target = data.train.y[order], data.test.y[:predictions]
+    y, target = data.train.y, data.test.y[:predictions]
     return gr.dataset(x.to(dtype), y.to(dtype), test_x=at.to(dtype), test_y=target.to(dtype), standardise=False)
-
-
-@torch.no_grad()
-def truth(head: gr.Exact, data: Dataset) -> Tensor:
-    """χ of the test predictions by every weight, (predictions, rows)."""
-    x, test, y = (t.double() for t in (data.train.x, data.test.x, data.train.y))
-    system = head.kernel.matrix(x)
-    system.diagonal().add_(head.noise)
-    right = torch.cat([head.kernel.matrix(x, test), y[:, None]], dim=1)
-    lower = torch.linalg.cholesky(system)
-    solved = torch.cholesky_solve(right, lower)
-    for _ in range(3):
-        solved = solved + torch.cholesky_solve(residual(right, system, solved), lower)
-    return solved[:, :-1].T * solved[:, -1] * head.noise
 
 
 def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:

@@ -62,7 +62,7 @@ def main(
         raise gr.InputError(
             f"case {case!r}; expected sgpr or svgp DATASET ROWS NOISE, laplace or variational DATASET ROWS"
         )
-    data = some_rows(dataset, int(rows), seed)
+    data = gr.load(dataset).draw(int(rows), seed)
     n, x = len(data.train), data.test.x[:predictions]
     chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:perturbed].sort().values
     kernel = trained_kernel(data, bernoulli=model in BERNOULLI)
@@ -92,12 +92,6 @@ def gap(head: Any, data: gr.Dataset, x: torch.Tensor, chosen: list[int]) -> dict
         "closed_gap": float((real - closed).norm() / real.norm()),
         "response": float(real.norm()),
     }
-
-
-def some_rows(dataset: str, rows: int, seed: int) -> gr.Dataset:
-    data = gr.load(dataset)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    return data.keep(order)
 
 
 def trained_kernel(data: gr.Dataset, *, bernoulli: bool) -> gr.Kernel:

@@ -64,7 +64,7 @@ def main(
 
     shares: of the rows in a removal; 0 is one row, of which there are `singles` removals instead of `removals`.
     """
-    data = some_rows(dataset, rows, predictions, seed)
+    data = problem(dataset, rows, predictions, seed)
     net = trained_network(data, net_steps, seed) if model == "deep" else None
     head = model_of(data, net)
     posterior = head.fit(data, training=gr.Training(steps=steps, progress=False))
@@ -88,14 +88,14 @@ def main(
     }  # fmt: skip
 
 
-def some_rows(dataset: str, rows: int, predictions: int, seed: int) -> gr.Dataset:
+def problem(dataset: str, rows: int, predictions: int, seed: int) -> gr.Dataset:
+    """Rows to train on and to predict at."""
     data = gr.load(dataset, seed=seed) if dataset == "weather" else gr.load(dataset, split=0)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.train), generator=generator)[:rows].sort().values
+    train = data.draw(rows, generator).to(dtype=torch.float64).train
     test = torch.randperm(len(data.test), generator=generator)[:predictions]
-    train = data.keep(order).to(dtype=torch.float64)
     return gr.dataset(
-        train.train.x, train.train.y, test_x=data.test.x[test].double(), test_y=data.test.y[test].double(), standardise=False
+        train.x, train.y, test_x=data.test.x[test].double(), test_y=data.test.y[test].double(), standardise=False
     )  # fmt: skip
 
 

@@ -48,7 +48,8 @@ def main(
     chosen: int = 100, repeats: int = 3, shown: int = 3000, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Condition both ways, time products against solves, and read the matrix. shown: rows kept for the figure."""
-    data = some_rows(dataset, rows, seed)
+    few = {"n": rows + rows // 5, "seed": seed} if dataset in ("weather", "flights") else {}
+    data = gr.load(dataset, **few).to(dtype=torch.float64).draw(rows, seed)
     kernel, noise = trained(data, trained_on, steps)
     direct = gr.Exact(kernel, noise=noise).condition(data)
     w, price = priced(direct, repeats, seed, method="exact")
@@ -74,12 +75,6 @@ def main(
         "components_share": places.share.tolist(), "coordinates": places.coordinates[some].tolist(),
         "target": data.undo_y(data.train.y[some]).tolist(), "target_name": data.target or "target",
     }  # fmt: skip
-
-
-def some_rows(dataset: str, rows: int, seed: int) -> gr.Dataset:
-    data = gr.load(dataset, n=rows + rows // 5, seed=seed) if dataset in ("weather", "flights") else gr.load(dataset)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    return data.to(dtype=torch.float64).keep(order)
 
 
 def trained(data: gr.Dataset, rows: int, steps: int) -> tuple[gr.Kernel, float]:

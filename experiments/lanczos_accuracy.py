@@ -36,7 +36,7 @@ def main(
     noise: float = 0.1, decay: float = 0.1, steps: int = 500, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """One data set. width: of both hidden layers. noise, decay: of the ridge objective. steps: of L-BFGS."""
-    data = some_rows(case, rows, seed)
+    data = gr.load(case, n=2 * rows if case == "weather" else None).draw(rows, seed)
     net = trained(data, width, noise, decay, steps, seed)
     x = data.test.x[:tests]
     asked = {"likelihood": gr.Gaussian(noise=noise), "prior_precision": decay}
@@ -66,12 +66,6 @@ def main(
         "case": case, "rows": len(data.train), "parameters": count, "largest_eigenvalue": float(values[-1]),
         "test_rmse": float((exact.mean(data.test.x) - data.test.y).square().mean().sqrt()), "ranks": table, "last": table[-1],
     }  # fmt: skip
-
-
-def some_rows(case: str, rows: int, seed: int) -> gr.Dataset:
-    data = gr.load(case, n=2 * rows) if case == "weather" else gr.load(case, split=0)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    return data.keep(order)
 
 
 def trained(data: gr.Dataset, width: int, noise: float, decay: float, steps: int, seed: int) -> torch.nn.Module:

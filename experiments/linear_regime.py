@@ -48,7 +48,8 @@ def main(
     most, few: removals of the largest share, and of every other. regimes: removals of each share whose regime is searched.
     shares: of the rows; 0 is one row.
     """
-    data = some_rows(dataset, rows, seed)
+    data = gr.load(dataset, seed=seed if dataset == "weather" else 0)
+    data = data.draw(rows, seed).to(dtype=torch.float64)
     x, y = data.test.x[:predictions], data.test.y[:predictions]
     head = gr.Exact(gr.Matern32(ard=data.dim, lengthscale=[data.dim**0.5] * data.dim), noise=0.1)
     posterior = head.fit(data, training=gr.Training(steps=steps, progress=False))
@@ -67,12 +68,6 @@ def main(
         "dataset": dataset, "rows": rows, "columns": data.dim, "predictions": len(x), "noise": float(head.noise.detach()),
         "tolerance": tolerance, "log_evidence": float(posterior.log_evidence()), "sizes": found,
     }  # fmt: skip
-
-
-def some_rows(dataset: str, rows: int, seed: int) -> gr.Dataset:
-    data = gr.load(dataset, seed=seed) if dataset == "weather" else gr.load(dataset, split=0)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    return data.keep(order).to(dtype=torch.float64)
 
 
 def refits(head: gr.Exact, data: gr.Dataset, x: Tensor, y: Tensor, sets: list[Tensor]) -> dict[str, Tensor]:

@@ -91,10 +91,8 @@ class Problem:
     """`(K + σ²) V = B` for rows of a data set in float32, its labels and random right-hand sides."""
 
     def __init__(self, dataset: str, n: int, seed: int):
-        data = gr.load(dataset)
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(data.train), generator=generator)
-        self.data = data.keep(order[:n].sort().values).to(dtype=torch.float32)
+        self.data = gr.load(dataset).draw(n, generator).to(dtype=torch.float32)
         self.x, n = self.data.train.x, len(self.data.train)
         scale, self.noise, self.signal = MODELS[dataset]
         self.lengthscale = scale * self.x.shape[1] ** 0.5

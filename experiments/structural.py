@@ -51,7 +51,9 @@ def main(
     case: data set. checked: samples whose responses are held against derivatives of refits. removed: strongest samples of each
     component that are left out together. steps: of the training of hyperparameters.
     """
-    data = some_rows(case, rows, seed)
+    if case not in PARTS:
+        raise gr.InputError(f"case {case!r}; expected one of {', '.join(PARTS)}")
+    data = gr.load(case).draw(rows, seed)
     head = gr.Exact(kernel_of(case, data), noise=0.1)
     head.fit(data, training=gr.Training(steps=steps, progress=False))
     posterior, x, y = head.condition(data), data.test.x[:batch], data.test.y[:batch]
@@ -73,14 +75,6 @@ def main(
         "overlap": overlap(restricted, removed),
         "forms": [{"beta": beta, **forms(head, data, x, y, beta)} for beta in betas],
     }  # fmt: skip
-
-
-def some_rows(case: str, rows: int, seed: int) -> gr.Dataset:
-    if case not in PARTS:
-        raise gr.InputError(f"case {case!r}; expected one of {', '.join(PARTS)}")
-    data = gr.load(case) if case == "weather" else gr.load(case, split=0)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    return data.keep(order)
 
 
 def kernel_of(case: str, data: gr.Dataset) -> gr.Kernel:

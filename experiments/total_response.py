@@ -54,7 +54,7 @@ def main(
     *deep, dataset, rows = case.split()
     if deep not in ([], ["deep"]) or not rows.isdigit():
         raise gr.InputError(f"case {case!r}; expected DATASET ROWS or deep DATASET ROWS")
-    data = some_rows(dataset, int(rows), seed)
+    data = gr.load(dataset).draw(int(rows), seed)
     head = fitted(data, width if deep else None, seed)
     change = gr.reweight(chosen(len(data.train), singles, groups, seed))
     x, y = data.test.x[:predictions], data.test.y[:predictions]
@@ -76,12 +76,6 @@ def main(
         "products": {name: part.optimum.products for name, part in chi.items()},
         "noise": float(first.head.noise.detach()), "table": table,
     }  # fmt: skip
-
-
-def some_rows(dataset: str, rows: int, seed: int) -> gr.Dataset:
-    data = gr.load(dataset)
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    return data.keep(order)
 
 
 def chosen(n: int, singles: int, groups: int, seed: int) -> dict[str, list[int]]:

@@ -24,6 +24,7 @@ from gp_response.experiment import (
     parse,
     project,
     read_experiment,
+    unique,
 )
 from gp_response.files import write_atomically
 from gp_response.report import write_report
@@ -166,12 +167,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def _configs(experiment: Experiment, assignments: Sequence[str], smoke: bool) -> list[dict[str, Any]]:
     chosen = parse(experiment, assignments)
-    configs: list[dict[str, Any]] = []
-    for base in [experiment.smoke] if smoke else grid(experiment):
-        config = configure(experiment, {**base, **chosen})
-        if config not in configs:
-            configs.append(config)
-    return configs
+    bases = [experiment.smoke] if smoke else grid(experiment)
+    return unique(configure(experiment, {**base, **chosen}) for base in bases)
 
 
 def _run(experiment: Experiment, configs: list[dict[str, Any]], folder: Path, *, force: bool) -> list[Path]:

@@ -12,15 +12,19 @@ import importlib.util
 import inspect
 import itertools
 import json
+import math
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from gp_response.errors import GPResponseError, InputError, unknown_name
+
+WORDS = {"True": True, "False": False, "None": None, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,15 @@ def read_experiment(path: Path | str) -> Experiment:
     path = Path(path).resolve()
     module = _import(path)
     for part in ("__doc__", "GRID", "SMOKE", "main"):
-        if getattr(module, part, None) is None:
+        if getattr(module, part, None) in (None, ""):
             raise InputError(f"experiment file {path.name} lacks {part}; it needs a docstring, GRID, SMOKE and main")
+    for part in ("GRID", "SMOKE", "QUICK"):
+        if not isinstance(getattr(module, part, {}), Mapping):
+            raise InputError(f"{part} of {path.name} is {getattr(module, part)!r}; expected values by parameter")
     experiment = Experiment(
         name=path.stem,
         path=path,
-        claim=module.__doc__.strip().splitlines()[0],  # type: ignore[union-attr]
+        claim=str(module.__doc__).strip().partition("\n")[0],
         main=module.main,
         report=getattr(module, "report", None),
         grid=dict(module.GRID),
@@ -83,7 +90,7 @@ def read_experiment(path: Path | str) -> Experiment:
         quick=dict(getattr(module, "QUICK", {key: [value] for key, value in module.SMOKE.items()})),
         alone=bool(getattr(module, "ALONE", False)),
         defaults=_defaults(module.main, path),
-        hints=typing.get_type_hints(module.main),
+        hints=_hints(module.main, path),
     )
     for config in (*grid(experiment), *grid(experiment, experiment.quick), experiment.smoke):
         configure(experiment, config)
@@ -117,6 +124,13 @@ def _defaults(main: Callable[..., Any], path: Path) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in parameters.items()}
 
 
+def _hints(main: Callable[..., Any], path: Path) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(main)
+    except (NameError, TypeError) as error:
+        raise InputError(f"main of {path.name}: its annotations cannot be read: {error}") from error
+
+
 def grid(experiment: Experiment, axes: Mapping[str, list[Any]] | None = None) -> list[dict[str, Any]]:
     """Every combination of the values in `axes` (GRID by default), in order; one empty configuration (all defaults) for none."""
     axes = experiment.grid if axes is None else axes
@@ -137,6 +151,11 @@ def configure(experiment: Experiment, config: Mapping[str, Any]) -> dict[str, An
     return {key: _checked(experiment, key, [value]) for key, value in chosen.items()}
 
 
+def unique(configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Configurations in their order, each once. 1 and 1.0 are two, for they hash differently."""
+    return list({json.dumps(config, sort_keys=True, default=str): dict(config) for config in configs}.values())
+
+
 def parse(experiment: Experiment, assignments: Iterable[str]) -> dict[str, Any]:
     """`["n=100", "kernel=rbf"]` as a configuration; main's annotation decides between JSON and plain text."""
     config = {}
@@ -146,28 +165,30 @@ def parse(experiment: Experiment, assignments: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"{assignment!r} is not of the form key=value; write for example n=100")
         if key not in experiment.defaults:
             raise unknown_name(f"configuration key of {experiment.name}", key, experiment.defaults)
-        config[key] = _checked(experiment, key, _readings(text))
+        if key in config:
+            raise InputError(f"{key} is given twice, the second time as {assignment!r}; give it once")
+        config[key] = _checked(experiment, key, readings(text))
     return config
 
 
-def _readings(text: str) -> list[Any]:
-    python = {"True": True, "False": False, "None": None}
-    if text in python:
-        return [python[text], text]
+def readings(text: str) -> list[Any]:
+    """What a text may mean: what it is in JSON (or Python's and the result files' word for that), and itself."""
+    if text in WORDS:
+        return [WORDS[text], text]
     try:
         return [json.loads(text), text]
     except json.JSONDecodeError:
         return [text]
 
 
-def _checked(experiment: Experiment, key: str, readings: list[Any]) -> Any:
+def _checked(experiment: Experiment, key: str, meanings: list[Any]) -> Any:
     hint = experiment.hints[key]
-    for value in readings:
+    for value in meanings:
         accepted = _accept(value, hint)
         if accepted:
             return accepted[0]
     wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-    got = readings[-1]
+    got = meanings[-1]
     raise InputError(
         f"configuration key {key!r} of {experiment.name} must be {wanted}, got {got!r}; "
         f"write for example {key}={json.dumps(experiment.defaults[key], default=str)}"
@@ -182,25 +203,44 @@ def _accept(value: Any, hint: Any) -> tuple[Any, ...]:
     if origin in (typing.Union, types.UnionType):
         return next((found for arm in arguments if (found := _accept(value, arm))), ())
     if origin is typing.Literal:
-        return (value,) if value in arguments else ()
+        same = [known for known in arguments if known == value and isinstance(known, bool) == isinstance(value, bool)]
+        return tuple(same[:1])
     if origin in (list, tuple) or hint in (list, tuple):
-        return _accept_sequence(value, arguments)
+        each = len(arguments) > 1 and Ellipsis not in arguments  # tuple[int, str]
+        return _accept_sequence(
+            value, arguments if each else itertools.repeat(arguments[0] if arguments else Any), each
+        )
     return _accept_scalar(value, origin or hint)
 
 
-def _accept_sequence(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
+def _accept_sequence(value: Any, hints: Iterable[Any], each: bool) -> tuple[Any, ...]:
+    """`each`: there is one hint an item; otherwise they do not end."""
+    if not isinstance(value, list | tuple) or (each and len(value) != len(tuple(hints))):
         return ()
-    found = [_accept(item, arguments[0] if arguments else Any) for item in value]
+    found = [_accept(item, hint) for item, hint in zip(value, hints, strict=False)]
     return ([item[0] for item in found],) if all(found) else ()
 
 
 def _accept_scalar(value: Any, kind: Any) -> tuple[Any, ...]:
-    if kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        return (kind(value),) if kind is float or value == int(value) else ()
     if kind in (int, float):
-        return ()
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return ()
+        number = float(value)
+        if kind is float:
+            return (number,)
+        return (int(value),) if number.is_integer() else ()  # type: ignore[call-overload]
     return (value,) if isinstance(value, kind) else ()
 
 
-__all__ = ["Experiment", "configure", "experiments", "grid", "load_experiment", "parse", "project", "read_experiment"]
+__all__ = [
+    "Experiment",
+    "configure",
+    "experiments",
+    "grid",
+    "load_experiment",
+    "parse",
+    "project",
+    "read_experiment",
+    "readings",
+    "unique",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gp_response.errors import GPResponseError, InputError
-from gp_response.experiment import Experiment, experiments, project, read_experiment
+from gp_response.experiment import Experiment, experiments, project, read_experiment, unique
 from gp_response.files import write_atomically
 from gp_response.provenance import machine
 from gp_response.report import Report, write_report
@@ -50,9 +50,8 @@ def plan(folder: Path, scale: Scale, target: Path, known: Mapping[str, float], w
     steps, asked = [], ablations(folder / "ablations").values()
     for path in experiments(folder).values():
         experiment = read_experiment(path)
-        configs = configs_at(experiment, scale)
         swept = [c for a in asked if a.experiment == experiment.name for c in a.configs(experiment, scale=scale)]
-        configs = configs + [c for k, c in enumerate(swept) if c not in configs and c not in swept[:k]]
+        configs = unique([*configs_at(experiment, scale), *swept])
         left = [config for config in configs if read_result(result_path(experiment.name, config, target)) is None]
         times = [seconds for name, seconds in known.items() if name.rpartition("-")[0] == experiment.name]
         found = [known.get(run_name(experiment.name, config)) for config in left]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gp_response.experiment import Experiment, configure, grid
+from gp_response.experiment import Experiment, configure, grid, unique
 
 Scale = Literal["smoke", "quick", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -21,12 +21,7 @@ def configs_at(experiment: Experiment, scale: Scale) -> list[dict[str, Any]]:
         chosen: Iterable[Mapping[str, Any]] = [experiment.smoke]
     else:
         chosen = grid(experiment, experiment.quick if scale == "quick" else None)
-    found: list[dict[str, Any]] = []
-    for config in chosen:
-        complete = configure(experiment, config)
-        if complete not in found:
-            found.append(complete)
-    return found
+    return unique(configure(experiment, config) for config in chosen)
 
 
 def scales_of(experiment: Experiment, configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -21,13 +21,13 @@ def module():
 
 
 @pytest.fixture(scope="module")
-def data(module):
-    return module["some_rows"]("weather", 120, 0)
+def data():
+    return gr.load("weather").draw(120, 0)
 
 
 @pytest.fixture(scope="module")
-def classes(module):
-    return module["some_rows"]("magic", 90, 0)
+def classes():
+    return gr.load("magic").draw(90, 0)
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_refits_under_differentiation_settle_where_full_steps_do_not(classes, re
     assert float((found - slope).norm() / slope.norm()) < 1e-6
 
 
-def test_refits_under_differentiation_settle_where_the_last_step_was_a_lucky_full_one(module):
-    data = module["some_rows"]("breast_cancer", 120, 0)
+def test_refits_under_differentiation_settle_where_the_last_step_was_a_lucky_full_one():
+    data = gr.load("breast_cancer").draw(120, 0)
     head = gr.SVGP(gr.Matern52(lengthscale=23.0, outputscale=1200.0), 24, gr.Bernoulli(), seed=0)
     asked, change = gr.value(data.test.x[:5]), gr.reweight([3, 40, 90])
     assert head.condition(data).fixed.rate < 0.5

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pattern_cases import assert_kept, refit_change
 from refusals import assert_refused
 from scipy.optimize import minimize
 
@@ -24,11 +25,7 @@ EVERYWHERE = {"mass": "free", "bounds": (-np.inf, np.inf)}
 
 
 def change_of_refit(found, head=HEAD, data=DATA, observable=None):
-    """⟨O⟩ of the head conditioned on the new weights less that on the old ones."""
-    observable = gr.value(X) if observable is None else observable
-    new = data.with_train(weights=found.weights)
-    old, now = (gr.response.expectation(head.condition(d), observable) for d in (data, new))
-    return (now - old).double()
+    return refit_change(found, head, data, gr.value(X) if observable is None else observable)
 
 
 def points(k, dtype=torch.float64):
@@ -176,7 +173,7 @@ def test_mass_alone_is_the_pseudo_inverse_of_the_centred_response():
     found = gr.pattern(CHI, TARGET, iterations=0, bounds=(-np.inf, np.inf))
     centred = CHI.matrix - CHI.matrix.mean(dim=1, keepdim=True)
     assert torch.allclose(found.change, torch.linalg.pinv(centred) @ TARGET, atol=1e-11)
-    assert abs(found.mass - float(DATA.train.weights.sum())) < 1e-12
+    assert_kept(found, DATA.train.weights, within=1e-13)
 
 
 def test_strengths_are_chosen_by_what_they_predict_of_observables_left_out():
@@ -220,9 +217,7 @@ def test_the_exact_change_meets_the_target_and_is_the_refit():
     assert float((found.exact - 4.0 * TARGET).abs().max()) <= 1e-3 * 0.2
     assert torch.allclose(refit, found.exact, atol=1e-10)
     assert bool(((refit - found.exact).abs() <= found.error + 1e-12).all())
-    assert abs(found.mass - float(DATA.train.weights.sum())) < 1e-9
-    assert float(found.weights.min()) >= 0
-    assert float(found.weights.max()) <= 3
+    assert_kept(found, DATA.train.weights, within=1e-11)
     assert len(found.history) > 1
     residuals = [round_.residual for round_ in found.history]
     assert residuals == sorted(residuals, reverse=True)
@@ -301,7 +296,7 @@ def test_every_head_is_steered_and_the_refit_agrees(name):
     refit = change_of_refit(found, head, data, observable)
     assert found.reached, found.history
     assert torch.allclose(refit, found.exact, atol=1e-8)
-    assert abs(found.mass - float(data.train.weights.sum())) < 1e-9
+    assert_kept(found, data.train.weights, within=1e-11)
 
 
 def test_losses_and_variances_can_be_targets_too():
@@ -348,7 +343,7 @@ def test_beyond_800_rows(n):
     assert found.reached
     refit = change_of_refit(found, head, data, gr.value(points(8)))
     assert torch.allclose(refit, found.exact, atol=1e-8 * float(target.abs().max()))
-    assert abs(found.mass - float(data.train.weights.sum())) < 1e-9
+    assert_kept(found, data.train.weights, within=1e-12)
 
 
 def test_single_precision_keeps_mass_and_bounds():
@@ -357,10 +352,7 @@ def test_single_precision_keeps_mass_and_bounds():
     found = gr.pattern(chi, target, bounds=(0.1, 2.9))
     assert found.weights.dtype == torch.float32
     assert found.reached
-    mass = float(data.train.weights.double().sum())
-    assert abs(found.mass - mass) < 1e-9 * mass
-    assert float(found.weights.double().min()) >= 0.1
-    assert float(found.weights.double().max()) <= 2.9
+    assert_kept(found, data.train.weights)
     new = data.with_train(weights=found.weights)
     x = gr.value(points(5, torch.float32))
     refit = certified_expectation(head.condition(new), x).value - certified_expectation(head.condition(data), x).value
@@ -459,9 +451,7 @@ def test_a_target_out_of_reach_gives_the_nearest_and_says_so():
     assert not found.feasible
     assert not found.reached
     assert "infeasible" in repr(found)
-    assert abs(found.mass - float(DATA.train.weights.sum())) < 1e-9
-    assert float(found.weights.min()) >= 0
-    assert float(found.weights.max()) <= 3
+    assert_kept(found, DATA.train.weights, within=1e-11)
     assert torch.allclose(change_of_refit(found), found.exact, atol=1e-9)
 
     def missed(weights):
@@ -515,8 +505,7 @@ def test_iterations_zero_takes_the_linear_answer_and_still_says_what_it_does():
 def test_weights_outside_the_bounds_are_brought_inside():
     found = gr.pattern(CHI, TARGET, bounds=(0.7, 1.6), mass="free", iterations=20)
     assert bool((DATA.train.weights < 0.7).any())
-    assert float(found.weights.min()) >= 0.7
-    assert float(found.weights.max()) <= 1.6
+    assert_kept(found)
 
 
 def test_effective_sample_size_and_repeatability():

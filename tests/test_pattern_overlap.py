@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pattern_cases import assert_kept, refit_change
 from refusals import assert_refused
 from scipy.optimize import minimize
 
@@ -39,16 +40,12 @@ def incidence(groups, n=N):
 
 
 def change_of_refit(found, head=HEAD, data=DATA, observable=None):
-    new = data.with_train(weights=found.weights)
-    old, now = (gr.response.expectation(head.condition(d), observable or gr.value(X)) for d in (data, new))
-    return (now - old).double()
+    return refit_change(found, head, data, observable or gr.value(X))
 
 
 def assert_moves_by_its_groups(found, groups, start=DATA.train.weights):
     moved = incidence(groups, len(start)) @ found.change
     torch.testing.assert_close(found.weights, start + moved, rtol=0.0, atol=1e-14)
-    assert bool((found.weights >= found.bounds[0]).all())
-    assert bool((found.weights <= found.bounds[1]).all())
 
 
 # Responses -----------------------------------------------------------------------------------------------------------
@@ -240,6 +237,7 @@ def test_nested_groups_give_the_weights_of_the_parts_they_nest():
         one, other = (gr.pattern(chi(groups), TARGET, bounds=(0, 6), **options) for groups in (nested, parts))
         torch.testing.assert_close(one.weights, other.weights, rtol=0.0, atol=1e-9)
         assert one.reached == other.reached
+        assert_kept(one)
         assert_moves_by_its_groups(one, nested)
 
 
@@ -290,7 +288,7 @@ def test_targets_are_met_by_a_refit_of_groups_that_share_rows(name):
     assert found.feasible
     assert float(((refit - target) / target).abs().max()) <= found.tolerance
     assert bool(((refit - found.exact).abs() <= found.error + 1e-9).all())
-    assert abs(found.mass - float(data.train.weights.sum())) < 1e-12
+    assert_kept(found, data.train.weights, within=1e-13)
     assert_moves_by_its_groups(found, GROUPS, data.train.weights)
     assert np.allclose(found.report(head, data)["refitted"], refit, atol=1e-12)
 
@@ -312,7 +310,7 @@ def test_many_random_groups_of_many_rows():
     at, near = ([int(((found.weights - bound).abs() <= away).sum()) for bound in (0.1, 3.0)] for away in (0.0, 1e-9))
     assert at == near
     assert sum(at) > 0
-    assert abs(found.mass - float(data.train.weights.sum())) < 1e-10
+    assert_kept(found, data.train.weights, within=1e-13)
     assert_moves_by_its_groups(found, groups, data.train.weights)
 
 
@@ -327,10 +325,7 @@ def test_single_precision_keeps_mass_and_bounds():
     found = gr.pattern(response, target, bounds=(0.1, 2.9))
     assert found.weights.dtype == torch.float32
     assert found.reached
-    mass = float(data.train.weights.double().sum())
-    assert abs(found.mass - mass) < 1e-9 * mass
-    assert float(found.weights.double().min()) >= 0.1
-    assert float(found.weights.double().max()) <= 2.9
+    assert_kept(found, data.train.weights)
     assert torch.equal(found.weights[390:], data.train.weights[390:])
     moved = incidence(groups, 400) @ found.change
     assert float((found.weights.double() - data.train.weights.double() - moved).abs().max()) < 1e-6
@@ -388,7 +383,7 @@ def test_a_target_out_of_reach_gives_the_nearest_and_says_so():
     assert not found.feasible
     assert not found.reached
     assert "infeasible" in repr(found)
-    assert abs(found.mass - float(DATA.train.weights.sum())) < 1e-12
+    assert_kept(found, DATA.train.weights, within=1e-13)
     assert_moves_by_its_groups(found, GROUPS)
     torch.testing.assert_close(change_of_refit(found), found.exact, rtol=0.0, atol=1e-9)
     base = gr.response.expectation(POSTERIOR, gr.value(X))
@@ -439,7 +434,7 @@ def test_rows_outside_the_bounds_are_brought_inside_by_their_groups():
     }
     found = gr.pattern(chi(groups, HEAD.condition(data)), TARGET, bounds=(0.05 + 0.1, 3.0), iterations=20)
     assert float(found.weights[:30].min()) >= 0.15
-    assert abs(found.mass - float(weights.sum())) < 1e-12
+    assert_kept(found, weights, within=1e-13)
     assert_moves_by_its_groups(found, groups, weights)
 
 

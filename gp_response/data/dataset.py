@@ -133,6 +133,16 @@ class Dataset:
         """
         return replace(self, train=self.train.take(_positions(which, len(self.train), self.train.x.device)))
 
+    def draw(self, count: int, seed: int | torch.Generator = 0) -> "Dataset":
+        """`count` training rows drawn at random, each once, in the order they had; all of them where there are not more.
+
+        A generator in place of a seed goes on from where it is. Raises DataError for a count below one.
+        """
+        if count < 1:
+            raise DataError(f"{count} rows asked for; expected at least one")
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        return self.keep(torch.randperm(len(self.train), generator=generator)[:count].sort().values)
+
     def fingerprint(self) -> str:
         """sha256 (hex) of all numbers, names and dtypes: equal exactly when the contents are equal."""
         digest = hashlib.sha256()

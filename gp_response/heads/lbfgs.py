@@ -38,7 +38,7 @@ def minimise_evidence(
     """
     evidence = evidence or head.log_evidence
     if rows < len(data.train):
-        data = data.keep(torch.randperm(len(data.train), generator=generator)[:rows].sort().values)
+        data = data.draw(rows, generator)
     points = getattr(head, "points", None)
     start = read(parameters, points)
     best = _Objective(head, data, parameters, trace, "", evidence)

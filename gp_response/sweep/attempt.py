@@ -58,13 +58,13 @@ def attempt(task: Task, alive: Callable[[], bool]) -> None:
     A process that was killed by something else than us, such as the system for want of memory, is started again as
     often as the limits allow.
     """
+    status: int | None = None
     while True:
         if task.claim.count > task.limits.attempts:
-            what = f"its process or worker was killed {task.claim.count - 1} times"
-            task.fail("Killed", f"{what}; memory may have run out, see the log")
+            task.fail(*_lost(task.claim.count - 1, status))
         if task.board.over(task.name):
             return task.claim.release()
-        _watch(task, alive)
+        status = _watch(task, alive)
         if task.board.over(task.name):
             return task.claim.release()
         after = task.claim.again() if alive() else None
@@ -73,8 +73,18 @@ def attempt(task: Task, alive: Callable[[], bool]) -> None:
         task = Task(task.experiment, task.config, task.board, task.limits, after)
 
 
-def _watch(task: Task, alive: Callable[[], bool]) -> None:
-    """One process, from its start to its end."""
+def _lost(times: int, status: int | None) -> tuple[str, str]:
+    """Name and text of the end of a run whose processes ended so many times without a word, the last of them with `status`."""
+    if status is not None and status >= 0:
+        return (
+            "Exit",
+            f"its process ended {times} times without a result, at last with exit status {status}; see the log",
+        )
+    return "Killed", f"its process or worker was killed {times} times; memory may have run out, see the log"
+
+
+def _watch(task: Task, alive: Callable[[], bool]) -> int | None:
+    """One process, from its start to its end; its exit status, negative where a signal ended it."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(task, os.getpid()))
     started = time.monotonic()
     beat = started
@@ -93,6 +103,7 @@ def _watch(task: Task, alive: Callable[[], bool]) -> None:
         if not alive():
             process.kill()
     process.join()
+    return process.exitcode
 
 
 def _excess(limits: Limits, seconds: float, pid: int | None) -> tuple[str, str] | None:
@@ -134,8 +145,11 @@ def _log_to(path: Path, count: int) -> None:
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.close(handle)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    # Whatever the locale, no text that a run prints may end it.
+    sys.stdout, sys.stderr = (
+        os.fdopen(stream, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
+        for stream in (1, 2)
+    )
     print(f"== attempt {count}, process {os.getpid()} on {os.uname().nodename}", file=sys.stderr)
 
 

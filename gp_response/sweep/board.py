@@ -13,7 +13,7 @@ from typing import Any
 
 from gp_response.claims import LEASE, Claims
 from gp_response.files import write_once
-from gp_response.sweep.records import plain, read_result
+from gp_response.sweep.records import floats, plain, read_result
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,13 @@ class Board:
 
     def fail(self, name: str, facts: dict[str, Any]) -> bool:
         """Make a failure known: experiment, config, error, message, traceback, attempts, seconds, log."""
-        return write_once(self.failure(name), json.dumps(plain(facts), indent=1) + "\n")
+        # A message may well be "nan", which `plain` keeps for numbers.
+        return write_once(self.failure(name), json.dumps({**facts, "config": plain(facts["config"])}, indent=1) + "\n")
 
     def failures(self, names: Iterable[str]) -> list[dict[str, Any]]:
         found = (self.failure(name) for name in names if not self.done(name))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()]
+        known = [json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()]
+        return [{**facts, "config": floats(facts["config"])} for facts in known]
 
     def reopen(self, names: Iterable[str], *, force: bool = False) -> None:
         """Before a sweep: forget failures, so that they are tried again, and set aside damaged results (all, if `force`)."""

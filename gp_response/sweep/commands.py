@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
 
 from gp_response.claims import LEASE
@@ -19,11 +20,11 @@ from gp_response.sweep.compare import differences, grouping, means
 from gp_response.sweep.draw import draw
 from gp_response.sweep.drive import How, Outcome, conduct
 from gp_response.sweep.engines import Resources
-from gp_response.sweep.frame import frame
+from gp_response.sweep.frame import frame, matching
 from gp_response.sweep.plan import Limits
-from gp_response.sweep.records import results
+from gp_response.sweep.records import config_hash, results
 from gp_response.sweep.show import as_latex, as_text, lay_out
-from gp_response.sweep.space import assignments
+from gp_response.sweep.space import assignments, pieces
 from gp_response.sweep.spec import Kind, Spec, read_spec
 
 RESULTS = Path("paper", "results")
@@ -82,7 +83,11 @@ class Sweep:
         name, spec, rest = self._asked()
         experiment = load_experiment(name, self.experiments or project() / "experiments")
         folder = self.results or project() / RESULTS
-        if self.dry and spec.search != "bayes":
+        if self.dry and spec.search == "bayes":
+            raise InputError(
+                "--dry cannot count a search bayes, whose points are chosen while it runs; leave out one of them"
+            )
+        if self.dry:
             return self._count(spec.configs(experiment), folder, name)
         outcome = conduct(experiment, spec, folder, self._how(rest), force=self.force)
         _tell(outcome, folder)
@@ -110,19 +115,27 @@ class Sweep:
         for name in rest:
             if name not in names:
                 raise unknown_name("setting of a sweep file", name, [*names, *(f.name for f in fields(Spec))])
-        get = {name: rest.get(name) if getattr(self, name) in (None, ()) else getattr(self, name) for name in names}
+        said = {name: value for name in names if (value := getattr(self, name)) not in (None, ())}
+        get: dict[str, Any] = {
+            "engine": "local",
+            "gpus": 0,
+            "attempts": Limits.attempts,
+            "lease": LEASE,
+            **rest,
+            **said,
+        }
         limits = Limits(
-            None if get["time_limit"] is None else quantity(get["time_limit"], TIMES, "90, 30m, 2h"),
-            None if get["memory_limit"] is None else int(quantity(get["memory_limit"], UNITS, "500M, 4G")),
-            get["attempts"] or Limits.attempts, get["lease"] or LEASE,
+            quantity(get["time_limit"], TIMES, "90, 30m, 2h") if "time_limit" in get else None,
+            int(quantity(get["memory_limit"], UNITS, "500M, 4G")) if "memory_limit" in get else None,
+            get["attempts"], get["lease"],
         )  # fmt: skip
-        options = get["option"] if isinstance(get["option"], Mapping) else _options(get["option"] or ())
-        resources = Resources(get["workers"], get["threads"], get["gpus"] or 0)
-        return How(get["engine"] or "local", resources, limits, options)
+        given = get.get("option", ())
+        options = given if isinstance(given, Mapping) else _options((given,) if isinstance(given, str) else given)
+        return How(get["engine"], Resources(get.get("workers"), get.get("threads"), get["gpus"]), limits, options)
 
     def _count(self, configs: list[dict[str, Any]], folder: Path, name: str) -> None:
-        known = [record["config"] for record in results(folder, name)]
-        done = sum(config in known for config in configs)
+        known = {config_hash(record["config"]) for record in results(folder, name)}
+        done = sum(config_hash(config) in known for config in configs)
         print(f"{len(configs)} runs: {done} done, {len(configs) - done} left")
 
 
@@ -145,7 +158,7 @@ def quantity(text: Any, units: Mapping[str, int], example: str) -> float:
     return float(found.group(1)) * units[found.group(2)]
 
 
-def _options(words: tuple[str, ...]) -> dict[str, Any]:
+def _options(words: Sequence[str]) -> dict[str, Any]:
     """key=value pairs, values as JSON where they are."""
     found: dict[str, Any] = {}
     for key, text in assignments(words).items():
@@ -175,7 +188,7 @@ class Compared:
         for key, text in assignments(self.where).items():
             if key not in found.attrs["parameters"]:
                 raise unknown_name(f"parameter of {self.experiment}", key, found.attrs["parameters"])
-            found = found[found[key].astype(str).isin(text.split(","))]
+            found = found[np.any([matching(found[key], piece) for piece in pieces(text)], axis=0)]
         if not len(found):
             raise InputError(f"no result of {self.experiment} in {folder} is where {' '.join(self.where)}")
         return found

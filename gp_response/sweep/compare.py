@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from gp_response.errors import InputError, unknown_name
-from gp_response.sweep.frame import column, varying
+from gp_response.sweep.frame import column, matching, varying
 
 
 def grouping(table: pd.DataFrame, rows: Sequence[str] | None, columns: str | None) -> tuple[list[str], list[str]]:
@@ -62,8 +62,10 @@ def differences(table: pd.DataFrame, value: str, parameter: str, baseline: str, 
     if parameter not in table.attrs["parameters"]:
         raise unknown_name("parameter", parameter, table.attrs["parameters"])
     labels = table[parameter].astype(str)
-    if baseline not in set(labels):
+    meant = labels[matching(table[parameter], baseline)]
+    if meant.empty:
         raise InputError(f"no run has {parameter}={baseline}; there are {', '.join(sorted(set(labels)))}")
+    baseline = meant.iloc[0]
     others = [name for name in varying(table) if name != parameter]
     keys = table[others].astype(str).agg("\x1f".join, axis=1) if others else pd.Series("", index=table.index)
     wide = pd.DataFrame({"key": keys, "label": labels, "number": _numbers(table, value)})

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from gp_response.errors import GPResponseError
-from gp_response.experiment import Experiment, configure
+from gp_response.experiment import Experiment, configure, unique
 from gp_response.sweep.adaptive import adaptive
 from gp_response.sweep.engines import Resources, crew
 from gp_response.sweep.plan import Limits, Plan
-from gp_response.sweep.spec import Spec, unique
+from gp_response.sweep.spec import Spec
 from gp_response.sweep.watch import How, Outcome, left_of, outcome_of, pause, progress
 
 
@@ -71,7 +71,7 @@ def conduct(
                 while left:
                     workers.tend()
                     pause(plan)
-                    left = [name for name in left if not plan.board.over(name)]
+                    left = left_of(plan)  # another driver may have a failed run tried again
                     bar.show(plan, workers, left)
     return outcome_of(plan)
 

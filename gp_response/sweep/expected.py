@@ -19,7 +19,7 @@ import pandas as pd
 
 from gp_response.errors import InputError, unknown_name
 from gp_response.sweep.compare import means
-from gp_response.sweep.frame import column
+from gp_response.sweep.frame import column, matching
 
 COMPARED: dict[str, Callable[[float, float], bool]] = {
     "below": operator.lt, "above": operator.gt, "at_most": operator.le, "at_least": operator.ge,
@@ -71,15 +71,11 @@ def selected(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     for key, value in where.items():
         if key not in table.attrs["parameters"]:
             raise unknown_name("parameter", key, table.attrs["parameters"])
-        found = found[[_same(other, value) for other in found[key]]]
+        found = found[matching(found[key], str(value))]
     if not len(found):
         raise InputError(f"no run is where {', '.join(f'{key}={value}' for key, value in where.items())}")
     found.attrs = table.attrs
     return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bool(one == other) or str(one) == str(other)
 
 
 def _test_of(expectation: Mapping[str, Any]) -> str:

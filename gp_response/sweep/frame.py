@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from gp_response.errors import InputError, unknown_name
+from gp_response.experiment import readings
 from gp_response.sweep.records import results
 
 COST = ("seconds", "peak_memory_bytes")
@@ -74,6 +75,20 @@ def varying(table: pd.DataFrame) -> list[str]:
     return [name for name in table.attrs["parameters"] if table[name].nunique(dropna=False) > 1]
 
 
+def matching(values: pd.Series, text: str) -> pd.Series:
+    """Which values of a parameter a text means, as on a command line: 1 is 1.0, 1e-3 is 0.001, true is True, null is None."""
+    return pd.Series(
+        [any(_means(meaning, value) for meaning in readings(text)) for value in values], index=values.index
+    )
+
+
+def _means(meaning: Any, value: Any) -> bool:
+    if meaning is None:  # pandas keeps None among numbers as NaN
+        return bool(pd.isna(value))
+    same = isinstance(meaning, bool) == isinstance(value, bool) and meaning == value
+    return bool(same) or str(meaning) == str(value)
+
+
 def column(table: pd.DataFrame, name: str) -> pd.Series:
     """A column, or an error with the nearest names."""
     if name not in table.columns:
@@ -85,4 +100,4 @@ def finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-__all__ = ["column", "finite", "flat", "frame", "table_of", "to_xarray", "varying"]
+__all__ = ["column", "finite", "flat", "frame", "matching", "table_of", "to_xarray", "varying"]

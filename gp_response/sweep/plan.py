@@ -11,7 +11,7 @@ from gp_response.claims import LEASE
 from gp_response.errors import InputError
 from gp_response.files import write_atomically
 from gp_response.sweep.board import Board
-from gp_response.sweep.records import config_hash, plain, run_name
+from gp_response.sweep.records import config_hash, floats, plain, run_name
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("seconds", "memory", "attempts", "lease"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"limit {name} is {value}; it must be positive")
+            if value is not None and (isinstance(value, str) or not value > 0):
+                raise InputError(f"limit {name} is {value!r}; it must be a positive number")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path | str) -> "Plan":
-        facts = json.loads(Path(path).read_text(encoding="utf-8"))
+        facts = floats(json.loads(Path(path).read_text(encoding="utf-8")))
         places = {key: Path(facts[key]) for key in ("experiment", "folder")}
         return cls(**{**facts, **places, "limits": Limits(**facts["limits"])})
 

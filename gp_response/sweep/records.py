@@ -58,6 +58,9 @@ def read_result(path: Path | str) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        _disregard(path, "it is a folder")
+        return None
     except ValueError as error:
         _disregard(path, f"it is not JSON ({error})")
         return None
@@ -65,10 +68,10 @@ def read_result(path: Path | str) -> dict[str, Any] | None:
     if missing:
         _disregard(path, f"it lacks {', '.join(missing)}")
         return None
-    if result_path(record["experiment"], record["config"], path.parent) != path:
+    if result_path(record["experiment"], floats(record["config"]), path.parent) != path:
         _disregard(path, "its configuration does not hash to its name")
         return None
-    return {**record, "result": _floats(record["result"])}
+    return {**record, "config": floats(record["config"]), "result": floats(record["result"])}
 
 
 def _disregard(path: Path, reason: str) -> None:
@@ -114,12 +117,13 @@ def _key(key: Any, where: str) -> str:
     return key
 
 
-def _floats(value: Any) -> Any:
+def floats(value: Any) -> Any:
+    """What was made `plain`, with its NaN and infinities as numbers again."""
     if isinstance(value, dict):
-        return {key: _floats(item) for key, item in value.items()}
+        return {key: floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_floats(item) for item in value]
+        return [floats(item) for item in value]
     return NOT_FINITE[value] if isinstance(value, str) and value in NOT_FINITE else value
 
 
-__all__ = ["PARTS", "config_hash", "plain", "read_result", "result_path", "results", "run_name", "text_of"]
+__all__ = ["PARTS", "config_hash", "floats", "plain", "read_result", "result_path", "results", "run_name", "text_of"]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from gp_response.errors import InputError, unknown_name
-from gp_response.experiment import Experiment, configure, parse
+from gp_response.experiment import Experiment, configure, parse, unique
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})")
+MOST_VALUES = 1_000_000  # of one parameter; that many are a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Space:
     axes: Mapping[str, Axis]
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination, the last axis fastest."""
+        """Every combination once, the last axis fastest."""
         values = [self._listed(name, "grid") for name in self.axes]
-        return [dict(zip(self.axes, row, strict=True)) for row in itertools.product(*values)]
+        return unique(dict(zip(self.axes, row, strict=True)) for row in itertools.product(*values))
 
     def zipped(self) -> list[dict[str, Any]]:
         """The k-th value of every axis together; an axis of one value keeps it."""
@@ -98,7 +99,7 @@ class Space:
             raise InputError(
                 f"{name} is a range, of which {search} cannot take every value; list values, or search random"
             )
-        return _unique(axis) if search == "grid" else axis  # a zip repeats values
+        return axis
 
 
 def _at(axis: Axis, share: float) -> Any:
@@ -119,9 +120,9 @@ def read_space(experiment: Experiment, given: Mapping[str, Any]) -> Space:
     """Axes from what a command line or file says of each parameter.
 
     Args:
-        given: by parameter: text as on the command line ("rbf,matern32", "0..4", "1e-4..1", "log:1e-4..1"), a value, a list of
-            values, or {"low": …, "high": …, "log": …}. `a..b` is every integer for an integer parameter, else a range; "all" is
-            every value of a parameter whose annotation is a Literal of them.
+        given: by parameter: text as on the command line ("rbf,matern32", "0..4", "1e-4..1", "log:1e-4..1"), a value, a list,
+            array or `range` of values, a `Range`, or {"low": …, "high": …, "log": …}. `a..b` is every integer for an integer
+            parameter, else a range; "all" is every value of a parameter whose annotation is a Literal of them.
 
     Raises:
         InputError: unknown parameters, values of the wrong type.
@@ -134,11 +135,15 @@ def read_space(experiment: Experiment, given: Mapping[str, Any]) -> Space:
 
 def assignments(words: Sequence[str]) -> dict[str, str]:
     """`["kernel=rbf,matern32", "seed=0..4"]` as texts by parameter."""
-    found = {}
+    found: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"{word!r} is not of the form key=values; write for example kernel=rbf,matern32 seed=0..4")
+        if name in found:
+            raise InputError(
+                f"{name} is given twice, as {found[name]} and as {text}; write {name}={found[name]},{text} for both"
+            )
         found[name] = text
     return found
 
@@ -146,33 +151,69 @@ def assignments(words: Sequence[str]) -> dict[str, str]:
 def _axis(experiment: Experiment, name: str, what: Any) -> Axis:
     if isinstance(what, str):
         return _from_text(experiment, name, what)
-    if isinstance(what, Mapping):
-        return _range(experiment, name, **what)
-    if isinstance(what, list | tuple):
-        if not what:
+    if isinstance(what, Range):
+        what = {"low": what.low, "high": what.high, "log": what.log}
+    if isinstance(what, Mapping) and not _takes_mappings(experiment.hints[name]):
+        return _range(experiment, name, what)
+    if isinstance(what, list | tuple | range | np.ndarray):
+        if not len(what):
             raise InputError(f"{name} has no values; give at least one")
-        return tuple(configure(experiment, {name: value})[name] for value in what)
-    return (configure(experiment, {name: what})[name],)
+        return tuple(_value(experiment, name, value) for value in what)
+    return (_value(experiment, name, what),)
 
 
-def _range(experiment: Experiment, name: str, *, low: float, high: float, log: bool = False) -> Range:
-    whole = isinstance(configure(experiment, {name: low})[name], int)
-    low, high = (configure(experiment, {name: end})[name] for end in (low, high))
-    return Range(low, high, log, whole)
+def _value(experiment: Experiment, name: str, value: Any) -> Any:
+    """One value of a list or file; YAML takes 1e-4, which has no point, for text."""
+    try:
+        return configure(experiment, {name: value})[name]
+    except InputError:
+        if not isinstance(value, str):
+            raise
+        return parse(experiment, [f"{name}={value}"])[name]
+
+
+def _takes_mappings(hint: Any) -> bool:
+    return hint is dict or any(
+        _takes_mappings(part) for part in (typing.get_origin(hint), *typing.get_args(hint)) if part
+    )
+
+
+def _range(experiment: Experiment, name: str, what: Mapping[str, Any]) -> Range:
+    if not {"low", "high"} <= what.keys() <= {"low", "high", "log"} or not isinstance(what.get("log", False), bool):
+        raise InputError(
+            f"{name} is {dict(what)}; expected a value, a list, or {{low: …, high: …}} with log: true or without"
+        )
+    low, high = (_value(experiment, name, what[end]) for end in ("low", "high"))
+    if not (_is_number(low) and _is_number(high)):
+        raise InputError(f"{name} is no number, and has no range from {low!r} to {high!r}; list its values")
+    return Range(low, high, what.get("log", False), isinstance(low, int))
 
 
 def _from_text(experiment: Experiment, name: str, text: str) -> Axis:
     if text == "all" and (every := _every(experiment.hints[name])):
         return every
-    pieces = _pieces(text)
-    if len(pieces) == 1 and (found := RANGE.fullmatch(pieces[0])):
-        low, high = (parse(experiment, [f"{name}={end}"])[name] for end in found.group(2, 3))
-        if found.group(1) or not isinstance(low, int):
-            return Range(low, high, bool(found.group(1)), isinstance(low, int))
+    words = pieces(text)
+    if len(words) == 1 and (found := _ends(experiment, name, words[0])):
+        low, high, log = found
+        if log or not isinstance(low, int):
+            return Range(low, high, log, isinstance(low, int))
     values: list[Any] = []
-    for piece in pieces:
+    for piece in words:
         values += _values(experiment, name, piece)
     return tuple(values)
+
+
+def _ends(experiment: Experiment, name: str, piece: str) -> tuple[Any, Any, bool] | None:
+    """The ends of a range of numbers, and whether it is logarithmic; text may well have two points in it."""
+    found = RANGE.fullmatch(piece)
+    if not found:
+        return None
+    low, high = (parse(experiment, [f"{name}={end}"])[name] for end in found.group(2, 3))
+    return (low, high, bool(found.group(1))) if _is_number(low) and _is_number(high) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _every(hint: Any) -> tuple[Any, ...]:
@@ -182,28 +223,35 @@ def _every(hint: Any) -> tuple[Any, ...]:
 
 
 def _values(experiment: Experiment, name: str, piece: str) -> list[Any]:
-    found = RANGE.fullmatch(piece)
+    found = _ends(experiment, name, piece)
     if not found:
         return [parse(experiment, [f"{name}={piece}"])[name]]
-    low, high = (parse(experiment, [f"{name}={end}"])[name] for end in found.group(2, 3))
-    if not isinstance(low, int) or found.group(1):
+    low, high, log = found
+    if log or not isinstance(low, int):
         raise InputError(f"{name}={piece} is a range among values; give a range alone, or values only")
     if high < low:
         raise InputError(f"{name}={piece} is empty; write the smaller number first")
+    if high - low >= MOST_VALUES:
+        raise InputError(
+            f"{name}={piece} has {high - low + 1} values; list fewer, or search random on {name}=log:{piece}"
+        )
     return list(range(low, high + 1))
 
 
-def _pieces(text: str) -> list[str]:
-    """The text cut at commas outside of brackets and quotes, so that lists stay whole."""
-    return [piece.strip() for piece in re.findall(r'(?:\[[^\]]*\]|"[^"]*"|\([^)]*\)|[^,])+', text)] or [""]
+def pieces(text: str) -> list[str]:
+    """The text cut at commas outside of brackets and quotes, so that lists stay whole. Raises InputError for an empty piece."""
+    found, depth, quoted = [""], 0, False
+    for letter in text:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0 and not quoted:
+            found.append("")
+        else:
+            found[-1] += letter
+    found = [piece.strip() for piece in found]
+    if len(found) > 1 and "" in found:
+        raise InputError(f'{text!r} has an empty value; leave out the comma, or write "" for a text without letters')
+    return found
 
 
-def _unique(values: Sequence[Any]) -> tuple[Any, ...]:
-    found: list[Any] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return tuple(found)
-
-
-__all__ = ["Range", "Space", "assignments", "read_space"]
+__all__ = ["Range", "Space", "assignments", "pieces", "read_space"]

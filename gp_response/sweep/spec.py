@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from gp_response.errors import InputError, unknown_name
-from gp_response.experiment import Experiment, configure
+from gp_response.experiment import Experiment, configure, unique
 from gp_response.sweep.records import config_hash
 from gp_response.sweep.space import Space, read_space
 
@@ -42,6 +42,14 @@ class Spec:
     def __post_init__(self) -> None:
         if self.search not in ("grid", "zip", "random", "bayes"):
             raise unknown_name("search", str(self.search), ("grid", "zip", "random", "bayes"))
+        if not isinstance(self.axes, Mapping):
+            raise InputError(
+                f"axes are {self.axes!r}; expected values by parameter, such as {{kernel: [rbf, matern32]}}"
+            )
+        for name, kind in (("samples", int), ("seeds", int), ("seed", int), ("maximise", bool), ("objective", str)):
+            value = getattr(self, name)
+            if type(value) is not kind and not (value is None and name in ("seeds", "objective")):
+                raise InputError(f"{name} is {value!r}; it must be {kind.__name__}")
         if self.samples < 1 or (self.seeds is not None and self.seeds < 1):
             raise InputError(f"samples is {self.samples} and seeds {self.seeds}; both must be at least 1")
         if (self.search == "bayes") != (self.objective is not None):
@@ -77,10 +85,6 @@ class Spec:
         return unique(c for point in self.points(experiment) for c in self.seeded(experiment, point))
 
 
-def unique(configs: Any) -> list[dict[str, Any]]:
-    return list({config_hash(config): config for config in configs}.values())
-
-
 def read_spec(path: Path | str) -> tuple[str, Spec, dict[str, Any]]:
     """Experiment, spec and remaining settings (engine, workers, …) of a .yaml, .yml, .toml or .json file.
 
@@ -101,4 +105,4 @@ def read_spec(path: Path | str) -> tuple[str, Spec, dict[str, Any]]:
     return str(found["experiment"]), Spec(**{key: found[key] for key in own & found.keys()}), rest
 
 
-__all__ = ["Spec", "read_spec", "unique"]
+__all__ = ["Spec", "read_spec"]

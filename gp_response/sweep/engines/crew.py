@@ -30,8 +30,8 @@ class Resources:
     def __post_init__(self) -> None:
         for name, least in (("workers", 1), ("threads", 1), ("gpus", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; it must be at least {least}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(f"{name} is {value!r}; it must be a whole number, at least {least}")
 
     def per_worker(self, workers: int) -> int:
         """Threads of one of so many workers."""
