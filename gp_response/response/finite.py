@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gp_response.errors import InputError, SolverError
+from gp_response.errors import SolverError
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.among import among
+from gp_response.response.conditioned_again import conditioned_again
 from gp_response.response.energy import Energy
 from gp_response.response.finite_whole import finite_whole
 from gp_response.response.joint_sites import joint_changes
@@ -27,21 +28,24 @@ def finite_response(
     precisions and `g` the finite force, the new field follows from `(I + Δ S_JJ)⁻¹` alone (Woodbury; for one row
     `δ b/(1 + δ a)`; see `set_change`). Columns do not act together: each is its own intervention.
 
+    Under another likelihood a linearised network (`gr.laplace`) is conditioned again, once a column: there is no shorter way to
+    the exact change. Then labels of classes may be changed, too (`relabel([3])`, h = 1 makes class 0 class 1), which have no
+    derivative.
+
     Args:
         h: amplitude; 1 deletes a `delete` set, inserts an `insert` set, doubles a `reweight` row (-1 removes it).
-        progress: show a bar over the blocks of rows whose own covariance is needed.
+        progress: show a bar over the blocks of rows whose own covariance is needed, or over columns.
 
     Returns:
-        a `Susceptibility` of order "finite": `.matrix` (m, c) holds changes, not derivatives.
+        a `Susceptibility` of order "finite", or "conditioned again": `.matrix` (m, c) holds changes, not derivatives. Bounds
+        of the second are those of the two posteriors, how far each may be from its mode included.
 
     Raises:
+        InputError: a likelihood that is not Gaussian, and no network.
         SolverError: the change removes more precision than a row has (for instance `h = -2` on a weight of one).
     """
     if not posterior.conjugate:
-        raise InputError(
-            f"finite_response is exact for Gaussian likelihoods and this posterior has {posterior.likelihood!r}; use "
-            "refit_response(head, data, ..., h=...) for the change, susceptibility for its derivative"
-        )
+        return conditioned_again(posterior, observable, perturbation, h=h, progress=progress)
     with torch.no_grad():
         observable = observable.under(posterior)
         energy = perturbation.finite_energy_of(posterior, h)

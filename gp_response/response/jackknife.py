@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.data import sample_weights
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, rounded
 from gp_response.response.result import Susceptibility
@@ -53,7 +54,7 @@ def _weights(chi: Susceptibility, weights: Any) -> Tensor:
     if weights is None:
         if chi.source is None:
             return chi.matrix.new_ones(n).double()
-        return chi.source.posterior.data.train.weights.double()
+        return sample_weights(chi.source.posterior.data.train).double()
     given = torch.as_tensor(weights, dtype=torch.float64, device=chi.matrix.device)
     if given.shape != (n,) or not bool((given >= 0).all()):
         raise InputError(f"jackknife_covariance got weights of shape {tuple(given.shape)}; expected ({n},), 0 or more")

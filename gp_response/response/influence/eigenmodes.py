@@ -42,7 +42,7 @@ def eigenmodes(operator: Any, k: int, *, tolerance: float, most: int, seed: int,
         tolerance: on residuals, in units of the largest eigenvalue.
         most: directions searched.
     """
-    n = len(operator.force)
+    n = operator.n
     if not isinstance(k, int) or not 1 <= k <= n:
         raise InputError(f"eigenmodes got k={k!r}; expected an integer from 1 to {n}")
 

@@ -28,7 +28,7 @@ def representatives(operator: Any, k: int) -> Representatives:
 
     One row of W each, a solve where S is not kept.
     """
-    n = len(operator.force)
+    n = operator.n
     if not isinstance(k, int) or not 1 <= k <= n:
         raise InputError(f"representatives got k={k!r}; expected an integer from 1 to {n}")
     with torch.no_grad():
