@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gp_response.arguments import as_tensor, shown
+from gp_response.data import sample_weights
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, rounded
 from gp_response.response.result import Susceptibility
@@ -56,7 +57,7 @@ def _weights(chi: Susceptibility, weights: Any) -> Tensor:
     if weights is None:
         if chi.source is None:
             return chi.matrix.new_ones(n).double()
-        return chi.source.posterior.data.train.weights.double()
+        return sample_weights(chi.source.posterior.data.train).double()
     expected = f"({n},) finite numbers of 0 or more"
     given = as_tensor(
         weights, "jackknife_covariance's weights", expected, dtype=torch.float64, device=chi.matrix.device

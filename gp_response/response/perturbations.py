@@ -215,8 +215,10 @@ class Delete(Rows):
         changed = data.with_train(weights=data.train.weights * (1.0 - gone))
         if inside_transform() or not bool((gone == 1).any()):
             return changed
-        left = gone != 1 if data.train.sample is None else (gone != 1) & (data.train.sample >= 0)
-        if not bool(left.any()):
+        left, sample = gone != 1, data.train.sample
+        if sample is not None:  # places without a label go with the sample that they are places of
+            left = left & ((sample >= 0) | ~torch.isin(data.train.rows, data.train.rows[~left]))
+        if not bool((left if sample is None else left & (sample >= 0)).any()):
             raise InputError(f"delete got all {data.train.samples} training rows; at least one must stay")
         return changed.keep(left)  # a whole deletion really takes the rows out
 

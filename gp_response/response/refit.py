@@ -92,9 +92,13 @@ class Refit:
 
     def at(self, column: int, h: float) -> Tensor:
         """⟨O⟩ refitted with one column at amplitude h, (m,)."""
+        return expectation(self.posterior(column, h), self.observable)
+
+    def posterior(self, column: int, h: float) -> Any:
+        """The posterior refitted with one column at amplitude h."""
         changed = _one(self.perturbation, self.data, column, self.count, h)
         amplitude = h if self.count == 1 else h * torch.nn.functional.one_hot(torch.tensor(column), self.count).double()
-        return expectation(self.perturbation.changed_head(self.head, amplitude).condition(changed), self.observable)
+        return self.perturbation.changed_head(self.head, amplitude).condition(changed)
 
     def differences(self, progress: bool) -> Certified:
         """Derivatives by every column by extrapolated differences of refits, and how far the last two orders are apart."""
@@ -161,4 +165,4 @@ def _derivative(
     return torch.cat([part[1] for part in found]).T
 
 
-__all__ = ["expectation", "refit_response"]
+__all__ = ["Refit", "expectation", "refit_response"]

@@ -22,6 +22,7 @@ SIGNS = {
     "first": "d<O>/dh = -beta Cov(O, V)",
     "sampled": "d<O>/dh = -beta Cov(O, V), estimated from draws",
     "finite": "<O>_h - <O>_0",
+    "conditioned again": "<O>_h - <O>_0, the mode found again",
     "refit": "<O>_h - <O>_0 of an actual refit",
     "refit derivative": "d<O>/dh through an actual refit",
     "total": "d<O>/dh with hyperparameters optimised again",
@@ -29,7 +30,14 @@ SIGNS = {
     "change, second": "<O>_h - <O>_0 to second order",
     "change, leverage": "<O>_h - <O>_0 as if sites acted alone",
 }
-CHANGES = ("finite", "refit", "change, first", "change, second", "change, leverage")  # not per unit of amplitude
+CHANGES = (
+    "finite",
+    "conditioned again",
+    "refit",
+    "change, first",
+    "change, second",
+    "change, leverage",
+)  # not per unit of amplitude
 UNBOUNDED = ("refit", "refit derivative", "total")
 
 
@@ -62,7 +70,8 @@ class Susceptibility:
         rows, columns: names, as tuples.
         kind: the perturbation, e.g. "reweight".
         order: "first" (derivative), "sampled" (derivative from draws, whose error is an interval and no bound), "finite" (exact
-            change), "refit", "refit derivative", or "total" (derivative with hyperparameters that respond).
+            change), "conditioned again" (exact change, by a mode found again), "refit", "refit derivative", or "total"
+            (derivative with hyperparameters that respond).
         h: amplitude of a finite change, None for derivatives.
         unit: of the entries. sign: the definition the entries obey, in words.
         beta: inverse temperature. samples: number of training rows n.

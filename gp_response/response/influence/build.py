@@ -14,6 +14,7 @@ from gp_response.response.asked import require_posterior
 from gp_response.response.influence.covariance import PROBES, RowCovariance
 from gp_response.response.influence.kinds import row_covariance
 from gp_response.response.influence.operator import Influence
+from gp_response.response.influence.samples import SampleInfluence
 from gp_response.response.influence.squares import Recomputed, Sampled, Spanned, Squares
 from gp_response.solvers import FactoredCholesky
 
@@ -33,12 +34,13 @@ def influence(
 ) -> Influence:
     """The covariance of all training losses, `W_ij = Cov(ℓ_i, ℓ_j) = r_i r_j S_ij/(σ_i² σ_j²) + S_ij²/(2 σ_i² σ_j²)`.
 
-    The losses are those of whole samples, unweighted; S is the part of the field's covariance that responds to data, so that
-    `W = -χ[ℓ, ρ]/β`, and `β² W` is the Hessian of the log evidence by the weights. Also called W-kernel (Iba 2023), loss kernel,
-    or influence matrix.
+    The losses are those of samples, unweighted; where these have several labels they are sums, and W is summed over the labels of
+    i and of j. S is the part of the field's covariance that responds to data, so that `W = -χ[ℓ, ρ]/β`, and `β² W` is the
+    Hessian of the log evidence by the weights. Also called W-kernel (Iba 2023), loss kernel, or influence matrix.
 
     Args:
-        posterior: of `gr.Exact` (any solver), `gr.SGPR`, `gr.SVGP` or `gr.laplace`, with a Gaussian likelihood.
+        posterior: of `gr.Exact` (any solver), `gr.SGPR`, `gr.SVGP` or `gr.laplace`, with a Gaussian likelihood; of one label
+            a sample, or of several.
         method: of the second term. "exact": S itself, kept where memory allows. "low-rank": `S ≈ FᵀF` and the diagonal of
             S, with a bound from the diagonal of what is left; of sparse posteriors it is exact. "sampled": random signs
             around the low-rank part, unbiased, with a standard error. None chooses: low-rank for sparse posteriors, exact
@@ -51,7 +53,7 @@ def influence(
         budget: bytes S may take; None takes half of what is free.
 
     Returns:
-        a LinearOperator (n, n); entries in nat².
+        a LinearOperator (n, n), n samples; entries in nat².
 
     Raises:
         InputError: the posterior has no such matrix in closed form; the message says what to use.
@@ -64,7 +66,8 @@ def influence(
         squares = _squares(covariance, chosen, rank=rank, tolerance=tolerance, probes=probes, seed=seed, budget=budget)
         precision = (1.0 / posterior.row_noise.double()).expand(covariance.n)
         residual = posterior.residuals
-        return Influence(
+        kind = SampleInfluence if posterior.data.label_shape else Influence
+        return kind(
             residual.value * precision, precision, slack=residual.error * precision, covariance=covariance,
             squares=squares, method=chosen, reason=reason,
         )  # fmt: skip

@@ -42,7 +42,7 @@ def eigenmodes(operator: Any, k: int, *, tolerance: float, most: int, seed: int,
         tolerance: on residuals, in units of the largest eigenvalue.
         most: directions searched.
     """
-    n = len(operator.force)
+    n = operator.n
     k = as_integer(k, "eigenmodes's k", f"an integer from 1 to {n}", least=1, most=n)
 
     def clean(v: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def representatives(operator: Any, k: int) -> Representatives:
 
     One row of W each, a solve where S is not kept.
     """
-    n = len(operator.force)
+    n = operator.n
     k = as_integer(k, "representatives's k", f"an integer from 1 to {n}", least=1, most=n)
     with torch.no_grad():
         rest = operator._variances().value
