@@ -96,6 +96,20 @@ def test_text_stays_inside_the_page_and_labels_do_not_touch(make, monkeypatch):
         assert not box.shrunk(0.9, 0.9).overlaps(near.shrunk(0.9, 0.9)), (name, other)
 
 
+def test_slanted_labels_of_sizes_are_clear_of_each_other():
+    """Sizes from a thousand to 23 million parameters, the last two close together; parallel lines of text, a line height apart."""
+    sizes = (1013, 2971, 9991, 100_013, 1_000_013, 10_000_000, 22_713_600)
+    records = [{"method": "a", "n": n, "seconds": n / 1e3, "memory_bytes": 99 * n} for n in sizes]
+    figure = plots.scaling_wall(records, names={"a": "a way of long name"}, x="parameters")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        labels = axes.get_xticklabels()
+        across = [axes.transData.transform((n, 1.0))[0] for n in sizes]
+        slant, line = np.sin(np.deg2rad(labels[0].get_rotation())), labels[0].get_fontsize() * figure.dpi / 72
+        assert [label.get_text() for label in labels] == ["1,013", "2,971", "9,991", "0.1 M", "1 M", "10 M", "23 M"]
+        assert min(np.diff(across)) * slant > line
+
+
 def test_the_readers_matplotlib_settings_are_untouched(tmp_path):
     before = dict(matplotlib.rcParams)
     for make in FIGURES.values():
