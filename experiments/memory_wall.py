@@ -17,9 +17,9 @@ basis of 32).
 
 Command: gp-response run memory_wall [--smoke]; one: gp-response run memory_wall way=lanczos network=minilm
 Cost: seconds to three minutes each on one thread; minilm 18 minutes, 4 GiB.
-Expected: dense beyond 10,000 parameters is refused; lanczos 82 `vectors` at a million parameters, where several vectors are
-computed together. Beyond four million they are not: 39 at ten millions and 38 for minilm, within the bound of 40 and the
-activations. In float32 neither lanczos nor cg can certify a narrow interval.
+Expected: dense and laplace-torch beyond 10,000 parameters are refused; lanczos 82 `vectors` at a million parameters, where
+several vectors are computed together. Beyond four million they are not: 39 at ten millions and 38 for minilm, within the bound
+of 40 and the activations. In float32 neither lanczos nor cg can certify a narrow interval.
 
 Data: elevators from the folder named by GP_RESPONSE_DATA, or downloaded; for minilm see experiments/bottleneck.py.
 """
@@ -36,6 +36,7 @@ from _language import fine_tuned, rated
 from torch import nn
 
 import gp_response as gr
+from gp_response.linalg.memory import free_bytes
 from gp_response.plots import save, scaling_wall
 from gp_response.provenance import peak_memory, reset_peak_memory, resident_memory
 from gp_response.report import number
@@ -75,12 +76,13 @@ def main(
     net, x, y, test = case(network, rows, steps, seed)
     count = sum(p.numel() for p in net.parameters())
     made: dict[str, Any] = {"way": way, "network": network, "parameters": count, "rows": len(x), "rank": rank}
-    if way != "laplace-torch":
-        warm_up(way)
+    warm_up(way)
     made["activation_bytes"] = activations(net, x[:batch], y[:batch])
     before, started = resident(), time.perf_counter()
     try:
-        done = peer(net, x, y) if way == "laplace-torch" else ours(way, net, x, y, test, rank, prior, batch)
+        done = (
+            peer(net, x, y, prior, batch) if way == "laplace-torch" else ours(way, net, x, y, test, rank, prior, batch)
+        )
     except (gr.InputError, MemoryError, RuntimeError) as error:  # torch's word for memory that cannot be had
         return {**made, "refused": str(error).splitlines()[0][:200]}
     seconds, grown = time.perf_counter() - started, peak_memory() - before
@@ -99,7 +101,10 @@ def warm_up(way: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(12, 3)
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).eval()
-    ours(way, net, x, x[:, 0], x[:2], rank=4, prior=1.0, batch=4)
+    if way == "laplace-torch":
+        peer(net, x, x[:, 0], prior=1.0, batch=4)
+    else:
+        ours(way, net, x, x[:, 0], x[:2], rank=4, prior=1.0, batch=4)
     activations(net, x, x[:, 0])
 
 
@@ -162,14 +167,18 @@ def ours(
     }  # fmt: skip
 
 
-def peer(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
+def peer(net: nn.Module, x: torch.Tensor, y: torch.Tensor, prior: float, batch: int) -> dict[str, Any]:
     if importlib.util.find_spec("laplace") is None:
         raise gr.InputError("laplace-torch is not installed: pip install laplace-torch==0.3, without torchvision")
     library = importlib.import_module("laplace")
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y[:, None]), batch_size=len(x))
+    count = sum(p.numel() for p in net.parameters())
+    need, free = 4 * count**2, free_bytes(x.device)
+    if free is not None and need > free:  # the system would kill it
+        raise gr.InputError(f"its matrix alone needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y[:, None]), batch_size=batch)
     fitted = library.Laplace(
-        net, "regression", subset_of_weights="all", hessian_structure="full", sigma_noise=NOISE**0.5
-    )
+        net, "regression", subset_of_weights="all", hessian_structure="full", sigma_noise=NOISE**0.5, prior_precision=prior
+    )  # fmt: skip
     fitted.fit(loader)
     _ = fitted.posterior_covariance
     return {}
@@ -187,9 +196,11 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     ]  # fmt: skip
     save(scaling_wall(records, names=NAMES, x="parameters"), figures / "memory-wall.pdf")
     big = [f for f in done if f["network"] == "minilm" and f["way"] == "lanczos"]
-    made = {
-        "WallDense": f"{max((f['parameters'] for f in done if f['way'] == 'dense'), default=0):,}".replace(",", r"\,"),
-    }  # fmt: skip
+    ends = {
+        name: max((f["parameters"] for f in done if f["way"] == way), default=None)
+        for name, way in (("WallDense", "dense"), ("WallPeer", "laplace-torch"))
+    }
+    made = {name: f"{count:,}".replace(",", r"\,") for name, count in ends.items() if count}
     if big:
         made |= {
             "WallMinilmRows": str(big[0]["rows"]), "WallMinilmAsked": "four",

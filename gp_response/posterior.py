@@ -7,6 +7,7 @@ variance and the covariance to all training rows and to any other probe follow, 
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_tensor
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look
@@ -105,6 +107,7 @@ class Posterior(ABC):
         beta: inverse temperature of the Gibbs measure `p₀(f) exp(-β Σ ρ_i ℓ_i)`.
         solver: the solver that was used, with its tolerances.
         head: what conditions such a posterior again, where it came from a model or network trained elsewhere; else None.
+        rows_alone: why data can change at the training rows alone, in their labels, weights and noise; None: they can anywhere.
     """
 
     operations: ClassVar[dict[str, Callable[..., Any]]] = {}  # "botorch": filled by its module, further up
@@ -114,6 +117,7 @@ class Posterior(ABC):
     beta: float
     solver: Any
     head: Any = None
+    rows_alone: str | None = None
 
     @property
     def row_noise(self) -> Tensor:
@@ -132,6 +136,10 @@ class Posterior(ABC):
     @abstractmethod
     def probe(self, x: Tensor | Look) -> Probe:
         """Look at the field from points x (p, d), or as a `Look` says; one solve per point."""
+
+    def row_probe(self, rows: Tensor) -> Probe:
+        """Look from training rows (k,) as the data see the field there."""
+        return self.probe(self.data.train.x[rows])
 
     def mean_of(self, look: Look) -> Certified:
         """Means of readings, (p,), where a head can without a solve for each."""
@@ -215,7 +223,7 @@ class Posterior(ABC):
         converged, bool (k,). A head that knows a faster way than one solve a row overrides it."""
         value, error, converged = [], [], []
         for some in tqdm(rows.split(self._step()), desc="own variances", disable=not progress, leave=False):
-            probe = self.probe(self.data.train.x[some])
+            probe = self.row_probe(some)
             block = probe.to_train(some)
             value.append(block.value.diagonal().clone())
             error.append(block.error.diagonal().clone())
@@ -230,7 +238,7 @@ class Posterior(ABC):
         error, converged = torch.empty_like(value), torch.empty_like(rows, dtype=torch.bool)
         every = torch.arange(len(rows), device=rows.device)
         for some in tqdm(every.split(self._step()), desc="among rows", disable=not progress, leave=False):
-            probe = self.probe(self.data.train.x[rows[some]])
+            probe = self.row_probe(rows[some])
             (value[some], error[some]), converged[some] = probe.to_train(others), probe.converged
         return Certified(value, error), converged
 
@@ -292,12 +300,14 @@ class Posterior(ABC):
             return Look(self.points(x))
         points = self.points(x.points)
         direction = None if x.direction is None else x.direction.to(points).expand_as(points)
-        return Look(points, direction, None if x.component is None else x.component.to(points.device))
+        component = None if x.component is None else x.component.to(points.device)
+        return replace(x, points=points, direction=direction, component=component)
 
     def points(self, x: Any) -> Tensor:
         """x as (n, d) points of this posterior's dtype and device, or a clear error."""
         like = self.data.train.x
-        x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+        expected = f"points (n, {like.shape[1]}), an array of numbers"
+        x = as_tensor(x, "a posterior", expected, dtype=like.dtype, device=like.device)
         if x.ndim != 2 or x.shape[1] != like.shape[1]:
             raise InputError(f"points of shape {tuple(x.shape)}; expected (n, {like.shape[1]})")
         return x

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 LADDER = (
     "shapes",
     "errors",
+    "arguments",
     "files",
     "keops_cache",
     "claims",

@@ -1,5 +1,7 @@
 """What every pattern of weights is held to: its mass and its bounds, and what a refit says."""
 
+import torch
+
 import gp_response as gr
 
 
@@ -12,9 +14,9 @@ def refit_change(found, head, data, observable):
 
 def assert_kept(found, start=None, *, within=1e-9):
     """Bounds hold to the last digit, and where the weights `start` are given, their mass to `within` of it (or of one)."""
-    weights = found.weights.double()
-    assert float(weights.min()) >= found.bounds[0]
-    assert float(weights.max()) <= found.bounds[1]
+    weights, (low, high) = found.weights.double().cpu(), (torch.as_tensor(bound).double() for bound in found.bounds)
+    assert bool((weights >= low).all())
+    assert bool((weights <= high).all())
     if start is not None:
         mass = float(start.double().sum())
         assert abs(found.mass - mass) < within * max(1.0, mass)

@@ -172,7 +172,7 @@ def test_clusters_of_an_influence_operator_do_not_mix_groups_that_share_no_fluct
 
 def test_clusters_refuse_what_they_cannot_group():
     chi = gr.susceptibility(head().condition(DATA), gr.value(X), gr.reweight())
-    assert_refused(lambda: gr.cluster(chi, 41), "k=41")
+    assert_refused(lambda: gr.cluster(chi, 41), "k got 41")
     assert_refused(lambda: gr.cluster(chi.matrix, 2), "Tensor")
 
 

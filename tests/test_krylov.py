@@ -55,11 +55,13 @@ def test_an_eigenvalue_lies_within_the_residual_of_every_ritz_value(name, storag
     basis = KrylovBasis(product(a), N, rank=24, block=3, storage=storage).build()
     ritz, values = basis.ritz(), torch.linalg.eigvalsh(a)
     distance = (ritz.values[:, None] - values).abs().amin(dim=1)
-    assert bool((distance <= ritz.residual * (1 + 1e-9)).all())
+    # Residuals are said, measured and compared in float64, whose rounding is one of the norm.
+    said = ritz.residual * (1 + 1e-9) + 1e-14 * N * norm(a)
+    assert bool((distance <= said).all())
     vectors = basis.lift(ritz.turn)
     torch.testing.assert_close(vectors.norm(dim=0), torch.ones(24).double(), rtol=1e-12, atol=0)
     measured = (a @ vectors - vectors * ritz.values).norm(dim=0)
-    assert bool((measured <= ritz.residual * (1 + 1e-9)).all())
+    assert bool((measured <= said).all())
     if storage == torch.float64:
         torch.testing.assert_close(measured, ritz.residual, rtol=1e-3, atol=1e-13 * norm(a))
 

@@ -1,5 +1,6 @@
 """Networks under likelihoods that are not Gaussian: of one output, and of several classes."""
 
+import numpy
 import pytest
 import torch
 from networks import jacobian, mlp
@@ -188,3 +189,73 @@ def test_what_classes_cannot_be_asked_says_so():
         gr.laplace(mlp(3, 6, CLASSES), DATA, likelihood=gr.Categorical(CLASSES))
     with pytest.raises(gr.InputError, match="several classes"):
         gr.influence(found)
+
+
+class Sites:
+    """The linearised network of one output in its parameters: its mode by Newton steps on dense matrices."""
+
+    def __init__(self, law, net, data, *, prior=2.0, beta=1.2):
+        self.law, self.net, self.prior, self.beta = law, net, prior, beta
+        self.j, self.f = self.seen(data.train.x)
+        self.pull = -self.force(self.f, data.train.weights, data.train.y)
+
+    def seen(self, x):
+        return jacobian(self.net, x)[:, 0].detach(), self.net(x)[:, 0].detach()
+
+    def force(self, f, weights, y):
+        return self.beta * self.j.T @ (weights * self.law.slopes(f, y).first)
+
+    def marginals(self, x, weights, y):
+        """Means and variances at x at the mode of rows of other weights and labels."""
+        move = torch.zeros(self.j.shape[1]).double()
+        for _ in range(15):
+            f = self.f + self.j @ move
+            bend = -self.beta * weights * self.law.slopes(f, y).second
+            precision = self.j.T @ (bend[:, None] * self.j) + self.prior * torch.eye(len(move)).double()
+            move = move + torch.linalg.solve(precision, self.force(f, weights, y) + self.pull - self.prior * move)
+        there, start = self.seen(x)
+        return start + there @ move, (there * torch.linalg.solve(precision, there.T).T).sum(dim=1)
+
+
+def expected(law, mean, variance, labels):
+    """Values, variances, losses and sigmoids by a rule of many points."""
+    at, weights = (torch.from_numpy(part) for part in numpy.polynomial.hermite_e.hermegauss(80))
+    field = mean[:, None] + variance.sqrt()[:, None] * at
+    weights = weights / weights.sum()
+    return mean, variance, -(law.log_prob(field, labels[:, None]) @ weights), torch.sigmoid(field) @ weights
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_finite_changes_are_those_of_the_mode_found_again(law):
+    found, sites_of = sites(law), Sites(LAWS[law], mlp(3, 6, 1), LABELS)
+    weights, labels = LABELS.train.weights.double(), LABELS.train.y
+    gone, heavy, turned = weights.clone(), weights.clone(), labels.clone()
+    gone[[3, 17]], heavy[[1, 2]] = 0.0, weights[[1, 2]] + 3.0
+    row = int(torch.nonzero(labels == 0)[0])
+    turned[row] = 1.0
+    asked = (gr.value(X), gr.variance(X), gr.loss(X, Y), gr.pointwise(X, torch.sigmoid))
+    before = expected(LAWS[law], *sites_of.marginals(X, weights, labels), Y)
+    for perturbation, h, now in (
+        (gr.delete([3, 17]), 1.0, (gone, labels)),
+        (gr.reweight({"a": [1, 2]}), 3.0, (heavy, labels)),
+        (gr.relabel([row]), 1.0, (weights, turned)),
+    ):
+        after = expected(LAWS[law], *sites_of.marginals(X, *now), Y)
+        for observable, one, other in zip(asked, after, before, strict=True):
+            change = gr.finite_response(found, observable, perturbation, h=h)
+            off = (change.matrix[:, 0] - (one - other)).abs()
+            assert change.order == "conditioned again"
+            assert float(off.max()) <= 1e-6 * float((one - other).abs().max()), (perturbation.kind, observable.kind)
+            if observable.kind in ("value", "variance"):  # the others are had by a rule of fewer points than these
+                assert bool((off <= change.error[:, 0] + 1e-11).all()), (perturbation.kind, observable.kind)
+
+
+def test_finite_changes_of_other_approximations_are_refused():
+    process = gr.Exact(gr.Matern32(lengthscale=1.0), likelihood=gr.Bernoulli()).condition(LABELS)
+    for bad, message in (
+        (lambda: gr.finite_response(process, gr.value(X), gr.delete([1])), "exact for Gaussian likelihoods"),
+        (lambda: gr.finite_response(sites("bernoulli"), gr.value(X), gr.relabel([0]), h=0.5), "label"),
+        (lambda: gr.finite_response(sites("bernoulli"), gr.value(X), gr.reweight([0]), h=-2.0), "weight"),
+    ):
+        with pytest.raises(gr.InputError, match=message):
+            bad()

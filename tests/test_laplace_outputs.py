@@ -368,11 +368,7 @@ def test_what_does_not_fit_says_what_was_expected():
         (lambda: gr.susceptibility(found, gr.value(AT), gr.shift_inputs("output")), "there are x0, x1, x2"),
         (lambda: gr.susceptibility(found, gr.value(AT), gr.mixture(gr.dataset(X, Y[:, 0]))), "labels of shape"),
         (lambda: found.reweighted(torch.rand(N, C).flatten()), "one weight"),
-        (lambda: gr.influence(found), "samples whole"),
-        (lambda: gr.waic(found), "samples whole"),
-        (lambda: gr.leave_one_out(found), "samples whole"),
         (lambda: gr.third_cumulant(found, [[0, 1, 2]]), "samples whole"),
-        (lambda: gr.structural(found, AT, LABELS), "samples whole"),
     ):
         with pytest.raises(gr.InputError, match=message):
             bad()

@@ -109,15 +109,24 @@ class Written:
         options = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 50}
         return minimize(energy, 0.0 * self.centre, jac=True, method="L-BFGS-B", options=options).x
 
+    def newton(self, weights):
+        """The same by Newton's method, to rounding; from L-BFGS's, so that whole steps do."""
+        move = self.mode(weights)
+        for _ in range(4):
+            move = move - np.linalg.solve(self.precision(move, weights), self.gradient(move, weights))
+        return move
+
     def covariance(self, move, weights):
         """`J_* Λ⁻¹ J_*ᵀ` at a mode, (m C, m C)."""
+        flat = self.there.reshape(-1, len(move))
+        return flat @ np.linalg.solve(self.precision(move, weights), flat.T)
+
+    def precision(self, move, weights):
         p = self._soft(self.start + self.rows @ move)
         bend = np.einsum("nc,cd->ncd", p, np.eye(p.shape[1])) - p[:, :, None] * p[:, None, :]
         bend = self._weight(weights)[:, :, None] * bend
         precision = np.einsum("ncp,ncd,ndq->pq", self.rows, bend, self.rows, optimize=True)
-        precision += self.prior * np.eye(len(move))
-        flat = self.there.reshape(-1, len(move))
-        return flat @ np.linalg.solve(precision, flat.T)
+        return precision + self.prior * np.eye(len(move))
 
     def _weight(self, weights):
         return self.beta * weights.double().numpy()[:, None]
@@ -246,6 +255,92 @@ def test_a_deleted_row_is_gone():
     torch.testing.assert_close(change.reshape(3, 3), without.mean(X) - found.mean(X), rtol=1e-9, atol=1e-12)
 
 
+def changed(name):
+    """Weights, labels and rows beyond the first of a finite change, and the change itself."""
+    weights, labels = IRIS.train.weights.clone(), IRIS.train.y.clone()
+    if name == "delete":
+        weights[[3, 17, 80]] = 0.0
+        return weights, labels, None, gr.delete([3, 17, 80]), 1.0
+    if name == "reweight":
+        weights[[1, 70]] += 4.0
+        return weights, labels, None, gr.reweight({"a": [1, 70]}), 4.0
+    if name == "relabel":
+        assert float(labels[0]) == 0.0
+        labels[0] = 2.0
+        return weights, labels, None, gr.relabel([0]), 2.0
+    return torch.cat([weights, torch.full((2,), 3.0).double()]), labels, NEW, NEW, 3.0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", ["delete", "reweight", "relabel", "insert"])
+def test_finite_changes_are_those_of_the_mode_written_out(name, solver):
+    weights, labels, new, perturbation, h = changed(name)
+    found, written = classifier(solver=SOLVERS[solver]), Written(NET, IRIS, X, prior=PRIOR)
+    if new is not None:
+        more = Written(
+            NET,
+            gr.dataset(torch.cat([IRIS.train.x, new.x]), torch.cat([labels, new.y]), standardise=False),
+            X,
+            prior=PRIOR,
+        )
+        more.centre = written.centre
+        written = more
+    elif name == "relabel":
+        written.labels = np.eye(3)[labels.long().numpy()]
+    move = written.newton(weights)
+    assert np.abs(written.gradient(move, weights)).max() < 1e-11
+    before, after = (torch.from_numpy(part) for part in (written.begin, written.begin + written.there @ move))
+    chosen = torch.nn.functional.one_hot(Y.long(), 3).double()
+    losses = [-(chosen * torch.log_softmax(f, dim=1)).sum(dim=1) for f in (before, after)]
+    for asked, truth in ((gr.value(X), (after - before).flatten()), (gr.loss(X, Y), losses[1] - losses[0])):
+        change = gr.finite_response(found, asked, perturbation, h=h)
+        assert (change.order, change.h, change.shape) == ("conditioned again", h, (len(truth), 1))
+        assert change.unit == ("of the field" if len(truth) == 9 else "nat")
+        assert change.converged
+        off = (change.matrix[:, 0] - truth).abs()
+        assert float(truth.abs().max()) > 1e-4
+        assert bool((off <= change.error[:, 0] + 1e-12).all())
+        assert float(change.error.max()) < 1e-7
+        refit = gr.refit_response(found.head, IRIS, asked, perturbation, h=h)
+        torch.testing.assert_close(change.matrix, refit.matrix, rtol=1e-9, atol=1e-10)
+        assert (change.rows, change.columns) == (refit.rows, refit.columns)
+
+
+def test_finite_changes_of_each_row_are_left_out_rows():
+    found, rows = classifier(), [0, 41, 97]
+    change = gr.finite_response(found, gr.loss(X, Y), gr.delete(rows, each=True))
+    assert change.shape == (3, 3)
+    for c, row in enumerate(rows):
+        one = gr.finite_response(found, gr.loss(X, Y), gr.reweight([row]), h=-float(IRIS.train.weights[row]))
+        torch.testing.assert_close(change.matrix[:, c], one.matrix[:, 0], rtol=1e-9, atol=1e-11)
+
+
+def test_finite_changes_in_float32_are_inside_their_bounds():
+    net, data = copy.deepcopy(NET).float(), IRIS.to(dtype=torch.float32)
+    exact, rough = classifier(copy.deepcopy(net).double()), classifier(net, data, precision="float32")
+    exact = classifier(copy.deepcopy(net).double(), data.to(dtype=torch.float64))
+    for perturbation, h in ((gr.delete([3, 17]), 1.0), (gr.reweight([50]), 5.0)):
+        for asked, same in ((gr.value(X), gr.value(X.float())), (gr.loss(X, Y), gr.loss(X.float(), Y.float()))):
+            one = gr.finite_response(exact, asked, perturbation, h=h)
+            other = gr.finite_response(rough, same, perturbation, h=h)
+            off = (one.matrix - other.matrix.double()).abs()
+            assert bool((off <= one.error + other.error.double()).all())
+            assert float(off.max()) < 1e-3
+
+
+def test_digits_change_as_the_mode_written_out_does():
+    data = digits(n=900)
+    net = trained(mlp(64, 8, 3), data, prior=1.0)
+    found, written = classifier(net, data, prior=1.0), Written(net, data, data.test.x[:4], prior=1.0)
+    gone, weights = list(range(0, 60, 2)), data.train.weights.clone()
+    weights[gone] = 0.0
+    change = gr.finite_response(found, gr.value(data.test.x[:4]), gr.delete(gone))
+    truth = torch.from_numpy(written.there @ written.newton(weights)).flatten()
+    off = (change.matrix[:, 0] - truth).abs()
+    assert bool((off <= change.error[:, 0] + 1e-11).all())
+    assert float(change.error.max()) < 1e-6 * float(truth.abs().max())
+
+
 def test_rows_without_weight_are_differentiated_from_one_side():
     data = IRIS.with_train(weights=torch.where(torch.arange(len(IRIS.train)) < 3, 0.0, IRIS.train.weights))
     found = classifier(data=data)
@@ -346,11 +441,11 @@ def test_what_cannot_be_conditioned_is_refused():
         found.reweighted(-IRIS.train.weights)
     with pytest.raises(gr.InputError, match="leaves a weight of -1"):
         gr.refit_response(found.head, IRIS, gr.value(X), gr.reweight([0]), h=-1.5)
-    with pytest.raises(gr.InputError, match="Gaussian"):
-        gr.finite_response(found, gr.value(X), gr.reweight())
     bent = classifier(prior=50.0, curvature="hessian")
     with pytest.raises(gr.InputError, match="under the Hessian"):
         bent.reweighted(IRIS.train.weights)
+    with pytest.raises(gr.InputError, match="under the Hessian"):
+        gr.finite_response(bent, gr.value(X), gr.reweight([0]))
     assert bent.head.model.kind == "ggn"
 
 

@@ -99,7 +99,7 @@ def test_text_stays_inside_the_page_and_labels_do_not_touch(make, monkeypatch):
 def test_slanted_labels_of_sizes_are_clear_of_each_other():
     """Sizes from a thousand to 23 million parameters, the last two close together; parallel lines of text, a line height apart."""
     sizes = (1013, 2971, 9991, 100_013, 1_000_013, 10_000_000, 22_713_600)
-    records = [{"method": "a", "n": n, "seconds": n / 1e3, "memory_bytes": 99 * n} for n in sizes]
+    records = [{"method": "a", "n": n, "seconds": n / 1e3, "memory_bytes": 99.0 * n} for n in sizes]
     figure = plots.scaling_wall(records, names={"a": "a way of long name"}, x="parameters")
     figure.canvas.draw()
     for axes in figure.axes:

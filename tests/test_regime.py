@@ -141,7 +141,6 @@ BAD = {
     "no tolerance": (lambda: gr.regime(POSTERIOR, gr.value(X), gr.reweight(), tolerance=0.0), "tolerance=0.0"),
     "no amplitude": (lambda: gr.regime(POSTERIOR, gr.value(X), gr.reweight(), h=0.0), "h=0.0"),
     "the evidence": (lambda: gr.regime(POSTERIOR, gr.evidence(), gr.reweight([1])), "functionals of the field"),
-    "noise": (lambda: gr.regime(POSTERIOR, gr.value(X), gr.noise()), "linear in h"),
 }
 
 

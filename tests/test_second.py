@@ -285,7 +285,6 @@ BAD = {
         "Gaussian likelihood",
     ),
     "cumulants of it": (lambda: gr.third_cumulant(CLASSIFIER, TRIPLES), "Gaussian likelihood"),
-    "a noise variance": (lambda: gr.second_response(POSTERIOR, gr.value(X), gr.noise()), "linear in h"),
     "the evidence": (
         lambda: gr.second_response(POSTERIOR, gr.evidence(), gr.reweight([1])),
         "functionals of the field",

@@ -106,6 +106,41 @@ def samples_of(data: Dataset) -> Samples:
     return Samples(x, train.y.reshape(n, *shape), own, given.reshape(n, *shape))
 
 
+def rows_by_sample(train: Split) -> list[tuple[Tensor, Tensor]]:
+    """Samples (k,) that have q labels each, and their rows (k, q), for every q there is."""
+    at, which = train.rows_of(torch.arange(train.samples, device=train.x.device))
+    count, found = which.bincount(minlength=train.samples), []
+    for q in count.unique().tolist():
+        mine = torch.nonzero(count == q).flatten()
+        found.append((mine, at[torch.isin(which, mine)].reshape(len(mine), q)))
+    return found
+
+
+def over_samples(train: Split, values: Tensor) -> Tensor:
+    """Numbers of rows (..., n) summed over those of each sample, (..., samples)."""
+    if train.sample is None:
+        return values
+    given = train.sample >= 0
+    total = values.new_zeros(*values.shape[:-1], train.samples)
+    return total.index_add(-1, train.sample[given], values[..., given])
+
+
+def sample_weights(train: Split) -> Tensor:
+    """The weight of every sample, (samples,).
+
+    Raises:
+        InputError: labels of one sample have different weights.
+    """
+    if train.sample is None:
+        return train.weights
+    given = train.sample >= 0
+    sample, each = train.sample[given], train.weights[given]
+    own = each.new_zeros(train.samples).scatter_reduce(0, sample, each, "amax")
+    if bool((each != own[sample]).any()):
+        raise InputError("labels of one sample have different weights; give a sample one weight")
+    return own
+
+
 def require_one_label(data: Dataset, what: str) -> None:
     """Refuse what speaks of rows where a sample has several.
 
@@ -119,4 +154,7 @@ def require_one_label(data: Dataset, what: str) -> None:
         )
 
 
-__all__ = ["Samples", "by_label", "require_one_label", "same_labels", "samples_of", "with_places"]
+__all__ = [
+    "Samples", "by_label", "over_samples", "require_one_label", "rows_by_sample", "same_labels", "sample_weights", "samples_of",
+    "with_places",
+]  # fmt: skip

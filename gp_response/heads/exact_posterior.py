@@ -83,7 +83,7 @@ class ExactPosterior(Posterior):
         right, look = self.whitened(look), look.double()
         start = look.start(lambda z: prior_mean_at(self.prior_mean, z))[:, None]
         value = residual(start, -right.T, self.target.value[:, None])[:, 0]
-        error = own(self.kernel, look).sqrt() * self.target.defect
+        error = _prior_deviation(self.kernel, look) * self.target.defect
         error = torch.minimum(error, right.abs().T @ self.target.error)
         return Certified(value, error + _rounding(right.abs().T @ self.target.value.abs() + value.abs()))
 
@@ -258,11 +258,18 @@ class ExactProbe(Probe):
     def toward(self, look: Look) -> Certified:
         right, look = self.posterior.whitened(look), look.double()
         prior = between(self.posterior.kernel, matrix_of, self.look, look)
-        root = own(self.posterior.kernel, look).sqrt()
+        root = _prior_deviation(self.posterior.kernel, look)
         error = (self.solution.defect + self.off)[:, None] * root
         error = torch.minimum(error, (self.solution.error + self.off).T @ right.abs())
         size = prior.abs() + self.solution.value.abs().T @ right.abs()
         return Certified(prior - self.solution.value.T @ right, error + _rounding(size))
+
+
+def _prior_deviation(kernel: Kernel, look: Look) -> Tensor:
+    """Of readings, (p,); a bend may have none, where its covariance with values exists all the same."""
+    if look.order > 1:
+        return torch.full((len(look),), torch.finfo(torch.float64).max, dtype=torch.float64, device=look.points.device)
+    return own(kernel, look).sqrt()
 
 
 def _factored(factor: FactoredCholesky) -> Enclosure:

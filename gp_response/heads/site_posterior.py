@@ -63,14 +63,13 @@ class SitePosterior(Posterior):
         self.noise = noise.to(train.x.device)
         if not inside_transform():
             likelihood.check(train.y)
-        self.rows = Rows(basis, train.x.double(), keep=keep)
+        self.rows = self._seen_by_rows()
         # Known noise belongs to the rows; a new observation has σ² alone.
         of_rows = likelihood
         if isinstance(likelihood, Gaussian) and train.noise is not None:
             of_rows = RowGaussian(row_noise(data, likelihood.noise))
-        left_out = (basis.diagonal(train.x) - self.rows.norms()).clamp_min(0.0)
         self.problem = Problem(
-            self.rows, train.y.double(), beta * train.weights.double(), left_out,
+            self.rows, train.y.double(), beta * train.weights.double(), self._left_out_of_rows(),
             prior_mean_at(mean, train.x.double()), of_rows, kind,
         )  # fmt: skip
         self.fixed: Fixed = solve(self.problem, start)
@@ -78,6 +77,12 @@ class SitePosterior(Posterior):
         self.factor: Factor = self.solver.factor(self.system)
         self.weights: Solution = self.factor.solve(self.fixed.right)
         self.trace: Trace | None = None
+
+    def _seen_by_rows(self) -> Rows:
+        return Rows(self.basis, self.data.train.x.double(), keep=self.keep)
+
+    def _left_out_of_rows(self) -> Tensor:
+        return (self.basis.diagonal(self.data.train.x) - self.rows.norms()).clamp_min(0.0)
 
     def probe(self, x: Tensor | Look) -> "SiteProbe":
         return SiteProbe(self, self.look(x))
@@ -172,7 +177,10 @@ class SitePosterior(Posterior):
 
     @cached_property
     def _mean_slack(self) -> Tensor:
-        """What moves means by rounded features in the data's part, per unit of √S_aa."""
+        """What moves means by what is known of the data's part to rounding only, per unit of √S_aa."""
+        return self._slack_of_means()
+
+    def _slack_of_means(self) -> Tensor:
         force = self.problem.weight * self.fixed.pull.force
         reached = (force.square() / self.site_weight.abs().clamp_min(1e-300)).sum().sqrt()
         settled = self.fixed.change * self.fixed.variance.sqrt().max()
@@ -260,7 +268,7 @@ class SiteProbe(Probe):
 
     def __init__(self, posterior: SitePosterior, look: Look):
         self.posterior, self.look = posterior, look.double()
-        self.features = self.look.through(posterior.basis, lambda b, z: b.at(z))
+        self.features = self._features()
         self.solution = posterior.factor.solve(self.features)
         self.converged = self.solution.converged
         self.length = self.features.norm(dim=0)
@@ -272,6 +280,9 @@ class SiteProbe(Probe):
         self.mean = self._mean()
         off = 8.0 * EPS * prior + 2.0 * posterior.basis.off * self.length**2
         self.variance = Certified(self.left_out + self.own.value, self.own.error + off)
+
+    def _features(self) -> Tensor:
+        return self.look.through(self.posterior.basis, lambda b, z: b.at(z))
 
     @property
     def responding(self) -> Certified:
@@ -290,9 +301,8 @@ class SiteProbe(Probe):
         if rows is None:
             value, own, norms = posterior.rows.spread(self.solution.value).T, posterior._own, posterior.rows.norms()
         else:
-            features = posterior.rows.at(rows)
-            value, own = self.solution.value.T @ features, posterior._own[rows]
-            norms = features.square().sum(dim=0)
+            value, own = self.solution.value.T @ posterior.rows.at(rows), posterior._own[rows]
+            norms = posterior.rows.norms()[rows]
         length = norms.sqrt()
         error = posterior._error(self.own.value.sqrt()[:, None], own.sqrt(), self.length[:, None], length)
         rounding = 8.0 * EPS * self.solution.value.norm(dim=0)

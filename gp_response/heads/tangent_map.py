@@ -5,8 +5,10 @@ each axis: the output, or the token and its class. `Inputs` says what the module
 or sequences of integers that a row holds flattened.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch.func import grad, vmap
 
 from gp_response.curvature import Network
 from gp_response.curvature.modes import ReverseMode
+from gp_response.curvature.norms import PlainNorms
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look, slope
 from gp_response.linalg.transforms import inside_transform
@@ -77,11 +80,16 @@ class TangentMap:
 
         if self.reversed(x):
             return torch.cat([self._pulled(point[None]) for point in x.to(self.network.dtype)])
-        return vmap(grad(one), (None, 0))(self.network.origin, x.to(self.network.dtype))
+        with self._twice(x):
+            return vmap(grad(one), (None, 0))(self.network.origin, x.to(self.network.dtype))
 
     def reversed(self, x: Tensor) -> bool:
-        """Whether the network can be differentiated by plain autograd only, and not by torch.func."""
-        return not inside_transform() and isinstance(self.network.mode(self.inputs.of(self._rows(x))), ReverseMode)
+        """Whether the network can be differentiated by plain autograd only, and not by torch.func, at points (p, d + q)."""
+        return not inside_transform() and self.reversed_rows(self._rows(x))
+
+    def reversed_rows(self, x: Tensor) -> bool:
+        """The same at rows (n, d)."""
+        return isinstance(self.network.mode(self.inputs.of(x)), ReverseMode)
 
     def _pulled(self, point: Tensor) -> Tensor:
         """The gradient of one reading, (1, P), without torch.func."""
@@ -89,9 +97,12 @@ class TangentMap:
 
     def moved(self, x: Tensor, direction: Tensor) -> Tensor:
         """`J(x) v` of each reading, (p,), for v (P,): differentiable in x and v, also in forward mode."""
-        return slope(
-            lambda theta: self._at(theta, x), self.network.origin, direction.to(self.network.device, self.network.dtype)
-        )
+        with self._twice(x):
+            return slope(
+                lambda theta: self._at(theta, x),
+                self.network.origin,
+                direction.to(self.network.device, self.network.dtype),
+            )
 
     def push(self, x: Tensor, directions: Tensor) -> Tensor:
         """`J v` of all outputs at rows x (n, d) for v (P, t), (n, C, t), by one forward-mode sweep."""
@@ -102,6 +113,11 @@ class TangentMap:
         """`Jᵀ u` for u (n, C, t) on all outputs at rows x (n, d), (P, t), by reverse mode."""
         rows, inner = self.inputs.of(x.to(self.network.dtype)), forces.to(self.network.device, self.network.dtype)
         return self.network.pull(rows, inner.unflatten(1, self.axes) if len(self.axes) > 1 else inner)
+
+    @staticmethod
+    def _twice(x: Tensor) -> AbstractContextManager[Any]:
+        """Where derivatives by parameters are differentiated by x as well."""
+        return PlainNorms() if inside_transform() or x.requires_grad else nullcontext()
 
     def _at(self, theta: Tensor, x: Tensor) -> Tensor:
         x = x.to(self.network.dtype)

@@ -1,4 +1,4 @@
-"""What is read of a field at points: its value, or its slope along a direction, or those of a component of an additive field.
+"""What is read of a field at points: its value, its slope or bend along a direction, or those of a component of an additive field.
 
 All are linear in the field. Components are independent before the data: `Cov(f_c, f_d) = δ_cd k_c` and `Cov(f_c, f) = k_c`.
 
@@ -28,11 +28,14 @@ class Look:
         points: (p, d).
         direction: (p, d), the slope is read along it; None: the value.
         component: (p,) long, the term of the sum of kernels each reading is of; None: the field.
+        order: of the derivative along the direction: 1, the slope, or 2, the bend. A kernel that gives slopes gives covariances of
+            bends with values and slopes, if not their variances: Matern32.
     """
 
     points: Tensor
     direction: Tensor | None = None
     component: Tensor | None = None
+    order: int = 1
 
     def __len__(self) -> int:
         return len(self.points)
@@ -40,19 +43,23 @@ class Look:
     def __getitem__(self, where: Any) -> "Look":
         direction = None if self.direction is None else self.direction[where]
         component = None if self.component is None else self.component[where]
-        return Look(self.points[where], direction, component)
+        return replace(self, points=self.points[where], direction=direction, component=component)
 
     def double(self) -> "Look":
-        return Look(self.points.double(), None if self.direction is None else self.direction.double(), self.component)
+        direction = None if self.direction is None else self.direction.double()
+        return replace(self, points=self.points.double(), direction=direction)
 
     def split(self, step: int) -> "list[Look]":
         return [self[start : start + step] for start in range(0, len(self), step)]
 
     def of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """The reading of a function from points (p, d) to (..., p) or (p, ...), each entry of which reads one point."""
-        if self.direction is None:
+        along = self.direction
+        if along is None:
             return function(self.points)
-        return slope(function, self.points, self.direction)
+        if self.order == 1:
+            return slope(function, self.points, along)
+        return slope(lambda z: slope(function, z, along), self.points, along)
 
     def through(self, holder: Any, function: Callable[[Any, Tensor], Tensor]) -> Tensor:
         """The reading of `function(holder, points)`, (..., p); `holder.part(c)`, a kernel or a basis, is that of component c."""

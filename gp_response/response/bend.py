@@ -1,95 +1,107 @@
 """Answers of second order at points: pairs of columns, the covariances between their sites, and the chain rule."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from gp_response.posterior import Certified, Posterior
+from gp_response.kernels.look import Look
+from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.assemble import Answer
 from gp_response.response.chain import Slope, chained
 from gp_response.response.cover import cover
-from gp_response.response.energy import Energy
 from gp_response.response.observable import Observable
-from gp_response.response.pairs import Bent, Column, bend_of_sets, bend_of_sites
-from gp_response.response.sites import covariances, stand
+from gp_response.response.pairs import Bent, Column, bend
+from gp_response.response.perturbation import Perturbation
+from gp_response.response.quadratic import Quadratic
 
 
 class Bender:
-    """One posterior, observable, energy and list of pairs.
+    """One posterior, observable, perturbation and list of pairs.
 
     Args:
-        pairs: (q, 2) columns of the energy.
+        pairs: (q, 2) columns of the perturbation.
 
     Attributes:
-        energy: of the columns that are in a pair, numbered anew.
+        acts: energies of the columns that are in a pair, numbered anew.
+        bent: of each pair, the energy that is of second order in their amplitudes; None where there is none.
     """
 
     MOST = 4096  # pairs answered together
 
-    def __init__(self, posterior: Posterior, observable: Observable, energy: Energy, pairs: Tensor):
+    def __init__(self, posterior: Posterior, observable: Observable, perturbation: Perturbation, pairs: Tensor):
         self.posterior, self.observable = posterior, observable
         used, place = pairs.unique(return_inverse=True)
-        self.energy = _of_columns(energy, used.to(energy.at.device))
-        self.look, self.ground = posterior.look(observable.look()), stand(posterior, self.energy)
-        self.sites = [torch.nonzero(self.energy.column == c).flatten() for c in range(len(used))]
+        self.acts: Quadratic = perturbation.quadratic(posterior, used)
+        self.bent: Quadratic | None = perturbation.bent(posterior, pairs)
+        noise = perturbation.noise_slope(posterior)
+        self.noise = None if noise is None else noise[used]
+        self.look = posterior.look(observable.look())
+        self.sites = [torch.nonzero(self.acts.column == c).flatten() for c in range(len(used))]
         self.pairs, self.between, self.settled = self._between(place.reshape(pairs.shape))
+
+    @property
+    def width(self) -> int:
+        """Numbers a point needs at once."""
+        held = 0 if self.bent is None else len(self.bent.column)
+        return max(len(self.acts.column), min(len(self.pairs), self.MOST)) + held
 
     def _between(self, pairs: Tensor) -> tuple[Tensor, "_Between", Tensor]:
         """Pairs with a solved column first, and the covariances between their sites."""
-        energy, there = self.energy, self.ground.probe
-        if there is not None:
-            place = energy.at
-            return pairs, _Between(there.to(there), place, place), there.converged.all()
+        if self.acts.readings:
+            return pairs, *_between_all(self.acts)
+        rows, column = self.acts.rows, self.acts.column
         solved = cover(pairs, len(self.sites))
         first = torch.isin(pairs[:, 0], solved)
         pairs = torch.where(first[:, None], pairs, pairs.flip(1))
-        mine = energy.at[torch.isin(energy.column, solved.to(energy.column.device))].unique()
-        others, other_place = energy.at.unique(return_inverse=True)
+        mine = rows[torch.isin(column, solved.to(column.device))].unique()
+        others, other_place = rows.unique(return_inverse=True)
         whole = len(mine) == len(others)
         covariance, converged = self.posterior.among(mine, None if whole else others)
-        place = torch.searchsorted(mine, energy.at).clamp_max(len(mine) - 1)
+        place = torch.searchsorted(mine, rows).clamp_max(len(mine) - 1)
         return pairs, _Between(covariance, place, other_place), converged.all()
 
     def answer(self, where: Tensor) -> Answer:
         """Second derivatives at points `where` (p,) for every pair, (p, q)."""
         probe = self.posterior.probe(self.look[where])
-        seen = covariances(self.posterior, probe, self.energy, self.ground)
-        slope = self._slopes(seen)
+        seen = self.acts.seen(probe)
+        slope = Slope(*self.acts.marginals(seen))
+        own = None if self.bent is None else Slope(*self.bent.marginals(self.bent.seen(probe)))
         parts = []
-        for some in self.pairs.split(self.MOST):
+        for at in torch.arange(len(self.pairs), device=self.pairs.device).split(self.MOST):
+            some = self.pairs[at]
             first = (_of(slope, some[:, 0]), _of(slope, some[:, 1]))
-            parts.append(chained(self.observable, where, probe, self.posterior.noise, first, self._bent(seen, some)))
+            bent = self._bent(seen, some)
+            if own is not None:
+                bent = Bent(*(Certified.summed(both) for both in zip(bent, _of(own, at), strict=True)))
+            noise = None if self.noise is None else (self.noise[some[:, 0]], self.noise[some[:, 1]])
+            parts.append(chained(self.observable, where, probe, self.posterior.noise, first, bent, noise))
         value, error = (torch.cat([part[k] for part in parts], dim=1) for k in range(2))
         return Answer(value, error, probe.converged & self.settled)
 
     def _bent(self, seen: Certified, pairs: Tensor) -> Bent:
-        beta = self.posterior.beta
-        if self.energy.one_each:
-            one, two = (self._column(seen, pairs[:, k]) for k in range(2))
-            return bend_of_sites(one, two, self.between.each(pairs[:, 0], pairs[:, 1]), beta)
-        found = []
-        for c, d in pairs.tolist():
-            one, two = self.sites[c], self.sites[d]
-            block = self.between.block(one, two)
-            found.append(bend_of_sets(self._column(seen, one), self._column(seen, two), block, beta))
-        return Bent(*(Certified(*(torch.cat([b[m][k] for b in found], dim=1) for k in range(2))) for m in range(2)))
+        sizes = {len(sites) for sites in self.sites}
+        if len(sizes) == 1:
+            return self._of_equals(seen, torch.stack(self.sites), pairs)
+        return _side_by_side([self._of_pair(seen, self.sites[c][None], self.sites[d][None]) for c, d in pairs.tolist()])
+
+    def _of_equals(self, seen: Certified, sites: Tensor, pairs: Tensor) -> Bent:
+        """Columns (c, k) with as many sites each: pairs together, as many as keep blocks small."""
+        step = max(1, self.MOST // sites.shape[1] ** 2)
+        return _side_by_side([self._of_pair(seen, sites[some[:, 0]], sites[some[:, 1]]) for some in pairs.split(step)])
+
+    def _of_pair(self, seen: Certified, one: Tensor, two: Tensor) -> Bent:
+        return bend(self._column(seen, one), self._column(seen, two), self.between.block(one, two), self.posterior.beta)
 
     def _column(self, seen: Certified, sites: Tensor) -> Column:
-        force = Certified(*(part[sites] for part in self.ground.force))
-        return Column(Certified(*(part[:, sites] for part in seen)), force, self.energy.curvature[sites])
+        acts = self.acts
+        force = Certified(*(part[sites] for part in acts.force))
+        partner = None
+        if acts.partner is not None:
+            partner = (acts.partner[sites][:, :, None] == sites[:, None, :]).long().argmax(dim=2)
+        return Column(Certified(*(part[:, sites] for part in seen)), force, acts.curvature[sites], partner)
 
-    def _slopes(self, seen: Certified) -> Slope:
-        """First derivatives of means and variances by every used column, (p, c), with bounds."""
-        (cov, cov_error), (force, force_error) = seen, self.ground.force
-        beta, bend = self.posterior.beta, self.energy.curvature
-        mean = Certified(beta * cov * force, beta * (cov_error * (force.abs() + force_error) + cov.abs() * force_error))
-        variance = Certified(-beta * bend * cov**2, beta * bend.abs() * cov_error * (2.0 * cov.abs() + cov_error))
-        return Slope(*(Certified(*(self._summed(p) for p in part)) for part in (mean, variance)))
 
-    def _summed(self, per_site: Tensor) -> Tensor:
-        out = per_site.new_zeros(len(per_site), self.energy.columns)
-        return out.index_add(1, self.energy.column, per_site)
+def _side_by_side(found: list[Bent]) -> Bent:
+    return Bent(*(Certified.joined(parts) for parts in zip(*found, strict=True)))
 
 
 class _Between:
@@ -98,23 +110,33 @@ class _Between:
     def __init__(self, covariance: Certified, first: Tensor, second: Tensor):
         self.covariance, self.first, self.second = covariance, first, second
 
-    def each(self, one: Tensor, two: Tensor) -> Certified:
-        return Certified(*(part[self.first[one], self.second[two]] for part in self.covariance))
-
     def block(self, one: Tensor, two: Tensor) -> Certified:
-        return Certified(*(part[self.first[one]][:, self.second[two]] for part in self.covariance))
+        """Of sites (q, k) and (q, l), (q, k, l)."""
+        at, to = self.first[one][:, :, None], self.second[two][:, None, :]
+        return Certified(*(part[at, to] for part in self.covariance))
+
+
+def _between_all(acts: Quadratic) -> tuple[_Between, Tensor]:
+    """Covariances of all sites with one another, and whether their solves converged: a solve for each reading."""
+    posterior, rows = acts.posterior, acts.rows
+    there: list[Probe] = [posterior.probe(r) if isinstance(r, Look) else r for r in acts.readings]
+    distinct, place = rows.unique(return_inverse=True)
+    grid = [[one.to(two) for two in there] for one in there]
+    settled = torch.cat([probe.converged for probe in there]).all()
+    if len(distinct):
+        own, converged = posterior.among(distinct)
+        across = [probe.to_train(distinct) for probe in there]
+        turned = [Certified(*(part.T for part in block)) for block in across]
+        grid = [[own, *turned], *([block, *row] for block, row in zip(across, grid, strict=True))]
+        settled = settled & converged.all()
+    value, error = (torch.cat([torch.cat([b[k] for b in row], dim=1) for row in grid]) for k in range(2))
+    others = torch.arange(len(acts.column) - len(rows), device=rows.device) + len(distinct)
+    place = torch.cat([place, others])
+    return _Between(Certified(value, error), place, place), settled
 
 
 def _of(slope: Slope, columns: Tensor) -> Slope:
     return Slope(*(Certified(*(part[:, columns] for part in both)) for both in slope))
-
-
-def _of_columns(energy: Energy, used: Tensor) -> Energy:
-    """The sites of some columns, numbered anew in the order of `used` (sorted)."""
-    mine = torch.isin(energy.column, used)
-    parts = {name: getattr(energy, name)[mine] for name in ("at", "curvature", "target", "pull")}
-    column = torch.searchsorted(used, energy.column[mine])
-    return replace(energy, column=column, columns=len(used), constant=None, **parts)
 
 
 __all__ = ["Bender"]

@@ -26,11 +26,15 @@ def certified_expectation(posterior: Posterior, observable: Observable) -> Certi
 
 
 def _marginals(posterior: Posterior, observable: Observable) -> tuple[Certified, Certified]:
-    points = posterior.points(observable.points)
-    n = posterior.width
-    step = block_size(point_bytes(n, points), byte_budget(None, points.device), most=len(points))
+    look = posterior.look(observable.look())
+    if hasattr(posterior, "classes"):  # of which means are all that is read, and cost no solve
+        fields = posterior.mean_of(look)
+        return fields, Certified(*(torch.zeros_like(part) for part in fields))
+    step = block_size(
+        point_bytes(posterior.width, look.points), byte_budget(None, look.points.device), most=len(look.points)
+    )
     found = []
-    for some in points.split(step):
+    for some in look.split(step):
         probe = posterior.probe(some)
         found.append((*probe.mean, *probe.variance))
     mean, mean_error, variance, variance_error = (torch.cat(parts) for parts in zip(*found, strict=True))

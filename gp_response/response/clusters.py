@@ -6,6 +6,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from gp_response.arguments import as_integer
 from gp_response.errors import InputError
 from gp_response.response.influence import Influence
 from gp_response.response.result import Susceptibility
@@ -40,8 +41,7 @@ def cluster(responses: Susceptibility | Influence, k: int, *, components: int = 
         seed: of the starts; equal seeds give equal groups.
     """
     points = _directions(_placed(responses, components))
-    if not isinstance(k, int) or not 1 <= k <= len(points):
-        raise InputError(f"cluster got k={k!r}; expected an integer from 1 to {len(points)}")
+    k = as_integer(k, "cluster's k", f"an integer from 1 to {len(points)}", least=1, most=len(points))
     found = KMeans(k, n_init=STARTS, random_state=seed).fit(points.cpu().numpy())
     labels = torch.as_tensor(found.labels_, dtype=torch.long)
     order = torch.bincount(labels, minlength=k).argsort(descending=True, stable=True)
@@ -59,6 +59,7 @@ def _placed(responses: Any, components: int) -> Tensor:
     """One row a sample, (n, q)."""
     if isinstance(responses, Influence):
         n = responses.shape[0]
+        components = as_integer(components, "cluster's components", "an integer of 1 or more", least=1)
         return responses.components(min(components, n)).coordinates.double()
     if not isinstance(responses, Susceptibility):
         raise InputError(

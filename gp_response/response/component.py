@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_integer
 from gp_response.errors import InputError, unknown_name
+from gp_response.posterior import Certified
 from gp_response.response.observable import Observable, as_points
 from gp_response.response.observables import Value
 
@@ -73,6 +75,18 @@ def component_covariance(posterior: Any, x: Any) -> Tensor:
         return cov.view(count, size, count, size).permute(0, 2, 1, 3).to(posterior.data.train.x.dtype)
 
 
+def rest_of(posterior: Any, which: int, x: Any) -> Certified:
+    """The mean of all but one component, prior mean included, at x (p, d), (p,)."""
+    x = posterior.points(x)
+    look = Component(x, which).under(posterior).look()
+    found = []
+    for some in torch.arange(len(x), device=x.device).split(posterior._step()):
+        whole, part = posterior.probe(x[some]).mean, posterior.probe(look[some]).mean
+        rounding = torch.finfo(torch.float64).eps * (whole.value.abs() + part.value.abs())
+        found.append(Certified(whole.value - part.value, whole.error + part.error + rounding))
+    return Certified.joined(found)
+
+
 def component_names(kernel: Any) -> list[str]:
     """Names of the terms of a sum of kernels: those given by `named`, else their numbers."""
     if not hasattr(kernel, "component_names"):
@@ -90,9 +104,10 @@ def component_number(kernel: Any, which: int | str) -> int:
         if which not in names:
             raise unknown_name("component", which, names)
         return names.index(which)
-    if isinstance(which, bool) or not isinstance(which, int) or not 0 <= which < len(names):
-        raise InputError(f"component {which!r}; there are {', '.join(names)}, numbers 0 to {len(names) - 1}")
-    return which
+    there = f"one of {', '.join(names)}, or a number from 0 to {len(names) - 1}"
+    return as_integer(which, "component", there, least=0, most=len(names) - 1)
 
 
-__all__ = ["Component", "component", "component_covariance", "component_names", "component_number", "components"]
+__all__ = [
+    "Component", "component", "component_covariance", "component_names", "component_number", "components", "rest_of",
+]  # fmt: skip

@@ -22,7 +22,7 @@ CONVENTIONS = ("rho", "structural", "bif", "devinterp", "kernel", "ij")
 def convert(chi: Any, convention: str) -> tuple[Tensor, Tensor, str]:
     """Matrix, error and unit of a first-order reweighting response in another convention."""
     if convention not in CONVENTIONS:
-        raise unknown_name("convention", convention, CONVENTIONS)
+        raise unknown_name("convention", str(convention), CONVENTIONS)
     _check(chi, convention)
     matrix, error = chi.matrix / chi.beta, chi.error / chi.beta
     per = f"({chi.unit}) / beta"

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_places, as_tensor
 from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_posterior
 from gp_response.response.cover import cover
 from gp_response.response.pairs import bounded
 
@@ -51,6 +53,7 @@ def third_cumulant(posterior: Posterior, triples: Any) -> ThirdCumulant:
     Raises:
         InputError: another likelihood; rows out of range.
     """
+    require_posterior(posterior, "third_cumulant")
     require_one_label(posterior.data, "third_cumulant")
     if not posterior.conjugate:
         raise InputError(f"third_cumulant needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}")
@@ -82,12 +85,9 @@ def _covariances(posterior: Posterior, triples: Tensor) -> tuple[list[Certified]
 
 
 def _as_triples(triples: Any, rows: int) -> Tensor:
-    asked = torch.as_tensor(triples)
-    asked = asked[None] if asked.ndim == 1 and len(asked) == 3 else asked
-    wrong = asked.ndim != 2 or asked.shape[1] != 3 or not len(asked) or asked.is_floating_point()
-    if wrong or int(asked.min()) < 0 or int(asked.max()) >= rows:
-        raise InputError(f"triples of shape {tuple(asked.shape)}; expected (q, 3) training rows, 0 to {rows - 1}")
-    return asked.long()
+    asked = as_tensor(triples, "third_cumulant", "(q, 3) training rows")
+    one = asked.ndim == 1 and len(asked) == 3
+    return as_places(asked[None] if one else asked, "third_cumulant", 3, rows, "training rows")
 
 
 __all__ = ["ThirdCumulant", "third_cumulant"]

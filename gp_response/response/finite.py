@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gp_response.errors import InputError, SolverError
+from gp_response.arguments import as_number
+from gp_response.errors import SolverError
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.among import among
+from gp_response.response.asked import require_asked, require_posterior
+from gp_response.response.conditioned_again import conditioned_again
 from gp_response.response.energy import Energy
 from gp_response.response.finite_whole import finite_whole
 from gp_response.response.joint_sites import joint_changes
@@ -27,21 +30,29 @@ def finite_response(
     precisions and `g` the finite force, the new field follows from `(I + Δ S_JJ)⁻¹` alone (Woodbury; for one row
     `δ b/(1 + δ a)`; see `set_change`). Columns do not act together: each is its own intervention.
 
+    Under another likelihood a linearised network (`gr.laplace`) is conditioned again, once a column: there is no shorter way to
+    the exact change. Then labels of classes may be changed, too (`relabel([3])`, h = 1 makes class 0 class 1), which have no
+    derivative.
+
     Args:
         h: amplitude; 1 deletes a `delete` set, inserts an `insert` set, doubles a `reweight` row (-1 removes it).
-        progress: show a bar over the blocks of rows whose own covariance is needed.
+        progress: show a bar over the blocks of rows whose own covariance is needed, or over columns.
 
     Returns:
-        a `Susceptibility` of order "finite": `.matrix` (m, c) holds changes, not derivatives.
+        a `Susceptibility` of order "finite", or "conditioned again": `.matrix` (m, c) holds changes, not derivatives. Bounds
+        of the second are those of the two posteriors, how far each may be from its mode included.
 
     Raises:
-        SolverError: the change removes more precision than a row has (for instance `h = -2` on a weight of one).
+        InputError: a likelihood that is not Gaussian, and no network; an amplitude that is no finite number, one that leaves a
+            variance of 0 or less.
+        SolverError: the change removes more precision than the data hold. Weights below zero leave a Gaussian field as long as
+            `1 + h β S_jj/σ²` stays positive, and are answered for, although no model can be refitted to them.
     """
+    require_posterior(posterior, "finite_response")
+    require_asked(observable, perturbation, "finite_response")
+    h = as_number(h, "finite_response's h")
     if not posterior.conjugate:
-        raise InputError(
-            f"finite_response is exact for Gaussian likelihoods and this posterior has {posterior.likelihood!r}; use "
-            "refit_response(head, data, ..., h=...) for the change, susceptibility for its derivative"
-        )
+        return conditioned_again(posterior, observable, perturbation, h=h, progress=progress)
     with torch.no_grad():
         observable = observable.under(posterior)
         energy = perturbation.finite_energy_of(posterior, h)
@@ -57,9 +68,9 @@ def finite_response(
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
         change = observable.change(at, by_mean.value, by_variance.value)
         error = error_of_change(observable, at, probe, by_mean, by_variance)
-        after = perturbation.finite_noise(posterior.noise, h)
-        if not torch.equal(after, posterior.noise):
-            change = change + _by_noise(observable, at, by_mean, by_variance, after)
+        change = change + moved_by_noise(
+            observable, at, by_mean, by_variance, perturbation.finite_noise(posterior.noise, h)
+        )
         return Susceptibility.of(
             posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(change), error=observable.collect_error(error),
@@ -76,10 +87,12 @@ def _changes(posterior: Posterior, probe: Probe, energy: Energy, progress: bool)
     return step(posterior, sites, energy, progress)
 
 
-def _by_noise(
+def moved_by_noise(
     observable: Observable, at: Marginals, by_mean: Certified, by_variance: Certified, noise: Tensor
 ) -> Tensor:
-    """What σ² of new observations adds to the change, (p, c)."""
+    """What σ² of new observations, `noise` afterwards, adds to the change, (p, c)."""
+    if torch.equal(noise, at.noise):
+        return torch.zeros_like(by_mean.value)
     mean, variance = at.mean[:, None] + by_mean.value, at.variance[:, None] + by_variance.value
     return observable.change_by_noise(Marginals(mean, variance, at.noise), noise)
 
@@ -166,4 +179,4 @@ def _outer(second: Tensor, change: Certified) -> Tensor:
     return second.abs()[:, None] * change.value.abs()
 
 
-__all__ = ["alone", "error_of_change", "finite_response"]
+__all__ = ["alone", "error_of_change", "finite_response", "moved_by_noise"]

@@ -105,7 +105,7 @@ def _to_train(posterior: Posterior, sites: JointSites, column: Column) -> Certif
         at = part.at[mine]
         probe = ground.probe
         if probe is None:
-            found.append(posterior.probe(posterior.data.train.x[at]).to_train())
+            found.append(posterior.row_probe(at).to_train())
         else:
             found.append(Certified(*(block[at] for block in probe.to_train())))
         start += len(part.at)

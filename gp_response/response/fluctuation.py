@@ -15,6 +15,7 @@ from gp_response.errors import InputError
 from gp_response.heads.sampling import Draws
 from gp_response.likelihoods.quadrature import nodes
 from gp_response.posterior import Certified, Posterior, Probe
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.energy import Energy
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -35,6 +36,8 @@ def fluctuation(posterior: Posterior, observable: Observable, perturbation: Pert
     Returns:
         as `susceptibility`; equal to it for exact posteriors.
     """
+    require_posterior(posterior, "fluctuation")
+    require_asked(observable, perturbation, "fluctuation")
     if isinstance(posterior, Draws):
         return sampled_susceptibility(posterior, observable, perturbation)
     with torch.no_grad():
@@ -80,7 +83,7 @@ def _claimed(posterior: Posterior, probe: Probe, energy: Energy, ground: Ground)
         return Certified(both.value[:, energy.at], both.error[:, energy.at])
     if not bool((posterior.rows_left_out.value > 0).any()):
         return covariances(posterior, probe, energy, ground)
-    return probe.predictive_to(posterior.probe(posterior.data.train.x[energy.at]))
+    return probe.predictive_to(posterior.row_probe(energy.at))
 
 
 def _series(

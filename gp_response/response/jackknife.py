@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_tensor, shown
+from gp_response.data import sample_weights
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, rounded
 from gp_response.response.result import Susceptibility
@@ -32,6 +34,8 @@ def jackknife_covariance(chi: Susceptibility, *, weights: Any = None) -> Certifi
     Raises:
         InputError: another response.
     """
+    if not isinstance(chi, Susceptibility):
+        raise InputError(f"jackknife_covariance got {shown(chi)}; expected what gr.susceptibility returns")
     if chi.kind != "reweight" or chi.order not in ("first", "refit derivative") or not chi.every_sample:
         raise InputError(
             f"jackknife_covariance got a response to {chi.kind} ({chi.order}, {chi.shape[1]} columns); give it "
@@ -53,10 +57,13 @@ def _weights(chi: Susceptibility, weights: Any) -> Tensor:
     if weights is None:
         if chi.source is None:
             return chi.matrix.new_ones(n).double()
-        return chi.source.posterior.data.train.weights.double()
-    given = torch.as_tensor(weights, dtype=torch.float64, device=chi.matrix.device)
-    if given.shape != (n,) or not bool((given >= 0).all()):
-        raise InputError(f"jackknife_covariance got weights of shape {tuple(given.shape)}; expected ({n},), 0 or more")
+        return sample_weights(chi.source.posterior.data.train).double()
+    expected = f"({n},) finite numbers of 0 or more"
+    given = as_tensor(
+        weights, "jackknife_covariance's weights", expected, dtype=torch.float64, device=chi.matrix.device
+    )
+    if given.shape != (n,) or not bool((given.isfinite() & (given >= 0)).all()):
+        raise InputError(f"jackknife_covariance got weights of shape {tuple(given.shape)}; expected {expected}")
     return given
 
 

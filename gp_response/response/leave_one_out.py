@@ -8,10 +8,12 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from gp_response.data import require_one_label
+from gp_response.arguments import as_integer, as_tensor, shown
 from gp_response.errors import InputError
 from gp_response.linalg.inverse_diagonal import Enclosure
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_posterior
+from gp_response.response.leave_sample_out import leave_sample_out
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class LeaveOneOut:
             inside the bounds; zero where they are not.
         converged: bool, the bounds are as tight as the solver was asked for; false where a row is only enclosed.
         exact: every row is computed, none estimated.
+
+    Where samples have several labels they are left out whole: mean, variance and residual are those of labels, in the order of
+    `data.train`, and log_density, of all labels of a sample together, and converged those of samples, (N,).
     """
 
     mean: Tensor
@@ -42,8 +47,9 @@ class LeaveOneOut:
     exact: bool
 
     def __repr__(self) -> str:
-        how = "exact" if self.exact else f"{int((~self.converged).sum())} of {len(self.mean)} rows enclosed"
-        return f"LeaveOneOut({len(self.mean)} rows, {how}, mean log density {float(self.log_density.mean()):.4g})"
+        n = len(self.log_density)
+        how = "exact" if self.exact else f"{int((~self.converged).sum())} of {n} rows enclosed"
+        return f"LeaveOneOut({n} rows, {how}, mean log density {float(self.log_density.mean()):.4g})"
 
 
 def leave_one_out(
@@ -53,21 +59,24 @@ def leave_one_out(
 
     With `r` the residuals, `D_i = σ_i²/(β ρ_i)` and `l_i = 1 - S_ii/D_i` one minus the leverage: `y_i - mean_i = r_i/l_i`,
     and the predictive variance is `D_i/l_i`, plus what a sparse head leaves out. By Cholesky l is exact, at the price of one
-    more factorisation. Beyond, it is enclosed between rigorous bounds, and estimated inside them.
+    more factorisation. Beyond, it is enclosed between rigorous bounds, and estimated inside them. Where samples have several
+    labels l is a matrix for each, of S among its labels, by one solve a label.
 
     Args:
-        probes, seed: random right-hand sides of the estimate; 0 for none. Not used by Cholesky.
+        probes, seed: random right-hand sides of the estimate; 0 for none. Not used by Cholesky, nor of several labels.
         rows: (k,) training rows to be solved for where the rest is enclosed, one solve each.
         progress: show a bar.
     """
-    if not isinstance(probes, int) or probes < 0:
-        raise InputError(f"leave_one_out(probes={probes!r}): expected an integer of 0 or more")
-    require_one_label(posterior.data, "leave_one_out")
+    require_posterior(posterior, "leave_one_out")
+    probes = as_integer(probes, "leave_one_out's probes", "an integer of 0 or more", least=0)
     if not posterior.conjugate:
         raise InputError(f"leave_one_out needs a Gaussian likelihood and this posterior has {posterior.likelihood!r}")
     train = posterior.data.train
     chosen = None if rows is None else _as_rows(rows, len(train), train.x.device)
     with torch.no_grad():
+        if posterior.data.label_shape:
+            found, settled = leave_sample_out(posterior, progress=progress)
+            return _collected(found, settled, torch.zeros_like(found["mean"].value), train.y.dtype)
         loose = posterior.looseness(probes=probes, rows=chosen, seed=seed, progress=progress)
         seen = train.weights > 0
         ones = torch.ones_like(loose.value)
@@ -79,13 +88,17 @@ def leave_one_out(
         unseen = torch.nonzero(~seen).flatten()
         if len(unseen):
             settled[unseen] = _predict(posterior, unseen, noise, found, left_out)
-        short = {name: rounded(_no_nan(part), train.y.dtype) for name, part in found.items()}
         relative = torch.where(seen, loose.standard_error / loose.value, 0.0 * ones)
-        return LeaveOneOut(
-            **{name: part.value for name, part in short.items()},
-            **{f"{name}_error": part.error for name, part in short.items()},
-            standard_error=relative.to(train.y.dtype), converged=settled, exact=bool(settled.all()),
-        )  # fmt: skip
+        return _collected(found, settled, relative, train.y.dtype)
+
+
+def _collected(found: dict[str, Certified], settled: Tensor, spread: Tensor, dtype: torch.dtype) -> LeaveOneOut:
+    short = {name: rounded(_no_nan(part), dtype) for name, part in found.items()}
+    return LeaveOneOut(
+        **{name: part.value for name, part in short.items()},
+        **{f"{name}_error": part.error for name, part in short.items()},
+        standard_error=spread.to(dtype), converged=settled, exact=bool(settled.all()),
+    )  # fmt: skip
 
 
 def _formulas(own: Certified, loose: Enclosure, noise: Tensor, left_out: Certified) -> dict[str, Certified]:
@@ -146,14 +159,14 @@ def _no_nan(part: Certified) -> Certified:
 
 
 def _as_rows(rows: Tensor, n: int, device: torch.device) -> Tensor:
-    at = torch.as_tensor(rows, device=device)
+    at = as_tensor(rows, "leave_one_out's rows", f"row numbers between 0 and {n - 1}", device=device)
     if (
         at.ndim != 1
         or at.is_floating_point()
         or at.dtype == torch.bool
         or (len(at) and not 0 <= int(at.min()) <= int(at.max()) < n)
     ):
-        raise InputError(f"leave_one_out got rows {rows!r}; expected row numbers between 0 and {n - 1}")
+        raise InputError(f"leave_one_out got rows {shown(rows)}; expected row numbers between 0 and {n - 1}")
     return at.long()
 
 

@@ -1,20 +1,26 @@
 """Perturbations of inputs and of the model: shift_inputs, noise, hyperparameter, temperature, mixture."""
 
 import copy
+import numbers
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_tensor
 from gp_response.data import Dataset, row_noise
 from gp_response.errors import InputError
-from gp_response.posterior import Posterior
+from gp_response.posterior import Posterior, Probe
 from gp_response.response.energy import Energy
 from gp_response.response.motion import Motion, require_gaussian, site_motion
+from gp_response.response.moves import Moves, SetMoves
+from gp_response.response.noise_moves import noise_moves
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import Rows, normaliser, weight_scale
 from gp_response.response.prior_motions import prior_motion
+from gp_response.response.quadratic import Quadratic
+from gp_response.response.shift_energy import shift_bend, shift_energy
 from gp_response.response.shift_motion import ShiftMotion
 from gp_response.response.tangent import MEAN, set_natural, tangents
 
@@ -22,7 +28,7 @@ from gp_response.response.tangent import MEAN, set_natural, tangents
 class ShiftInputs(Rows):
     """`x_i → x_i + h v`; see `shift_inputs`."""
 
-    kind, unit = "shift_inputs", "unit of the direction"
+    kind, unit, curved = "shift_inputs", "unit of the direction", True
 
     def __init__(self, direction: Any, rows: Any = None):
         super().__init__(rows)
@@ -31,10 +37,11 @@ class ShiftInputs(Rows):
     def directions(self, data: Dataset) -> Tensor:
         """What every training row would move by, (n, d); the columns that say which label it is stay."""
         n, d = data.train.samples, data.input_dim
-        if isinstance(self.direction, str | int) and not isinstance(self.direction, bool):
+        if isinstance(self.direction, str | numbers.Integral) and not isinstance(self.direction, bool):
             given = torch.nn.functional.one_hot(torch.tensor(self._column(data)), d).to(data.train.x)
         else:
-            given = torch.as_tensor(self.direction, dtype=data.train.x.dtype, device=data.train.x.device)
+            like, expected = data.train.x, f"({d},) or ({n}, {d}) numbers, or the name or number of a column"
+            given = as_tensor(self.direction, "shift_inputs", expected, dtype=like.dtype, device=like.device)
         if given.shape not in ((d,), (n, d)) or not bool(torch.isfinite(given).all()):
             raise InputError(
                 f"shift_inputs got a direction of shape {tuple(given.shape)}; expected ({d},) or ({n}, {d}) finite numbers, "
@@ -53,11 +60,22 @@ class ShiftInputs(Rows):
             return names.index(self.direction)
         if not -d <= self.direction < d:
             raise InputError(f"shift_inputs got column {self.direction}; there are columns 0 to {d - 1}")
-        return self.direction % d
+        return int(self.direction) % d
 
     def motion(self, posterior: Posterior) -> Motion:
         at, column, count = self.groups(posterior.data)
         return ShiftMotion(posterior, at, column, count, self.directions(posterior.data).double()[at])
+
+    def quadratic(self, posterior: Posterior, columns: Tensor) -> Quadratic:
+        at, column, _ = self.groups(posterior.data)
+        mine = torch.isin(column, columns)
+        at, column = at[mine], torch.searchsorted(columns, column[mine])
+        return shift_energy(posterior, at, self.directions(posterior.data).double()[at], column, len(columns))
+
+    def bent(self, posterior: Posterior, pairs: Tensor) -> Quadratic:
+        site, pair = self.shared(posterior.data, pairs)
+        at = self.groups(posterior.data)[0][site]
+        return shift_bend(posterior, at, self.directions(posterior.data).double()[at], pair, len(pairs))
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(x=data.train.x + self.spread(data, h)[:, None] * self.directions(data))
@@ -77,7 +95,7 @@ class ShiftInputs(Rows):
 class Noise(Rows):
     """`σ_i² → σ_i² + h`; see `noise`."""
 
-    kind, unit = "noise", "unit of y^2"
+    kind, unit, curved = "noise", "unit of y^2", True
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         each, weights = row_noise(data, noise), data.train.weights
@@ -89,6 +107,16 @@ class Noise(Rows):
             raise InputError(f"noise at h = {h} leaves a variance of {float((each + h).min()):.3g}; expected above 0")
         change = weights / (each + h) - weights / each
         return self.sites(data, change, torch.zeros_like(weights), 0.5 * weights * ((each + h) / each).log())
+
+    def second_energy(self, data: Dataset, noise: Tensor, pairs: Tensor) -> Energy:
+        """`ρ_i (y_i - f_i)²/σ_i⁶` at the rows that a pair shares."""
+        site, pair = self.shared(data, pairs)
+        at = self.groups(data)[0][site]
+        curvature = (2.0 * data.train.weights / row_noise(data, noise) ** 3)[at]
+        return Energy(at, pair, len(pairs), curvature, data.train.y[at], torch.zeros_like(curvature))
+
+    def moves(self, posterior: Posterior, probe: Probe) -> list[Moves | SetMoves]:
+        return noise_moves(posterior, probe, self.energy_of(posterior))
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         known = torch.zeros_like(data.train.y) if data.train.noise is None else data.train.noise
@@ -117,7 +145,14 @@ class GlobalNoise(Noise):
         return ["noise"]
 
     def motion(self, posterior: Posterior) -> Motion:
-        return site_motion(posterior, self.energy_of(posterior), torch.ones(1).to(posterior.noise))
+        return site_motion(posterior, self.energy_of(posterior), self.noise_slope(posterior))
+
+    def noise_slope(self, posterior: Posterior) -> Tensor:
+        return torch.ones(1).to(posterior.noise)
+
+    def moves(self, posterior: Posterior, probe: Probe) -> list[Moves | SetMoves]:
+        """Of new observations no noise is known beside σ²."""
+        return [part._replace(floor=-posterior.noise[None]) for part in super().moves(posterior, probe)]
 
     def finite_noise(self, noise: Tensor, h: float) -> Tensor:
         return noise + h

@@ -148,8 +148,8 @@ class SiteMotion(Motion):
 
     def _at_sites(self, some: Tensor) -> tuple[Probe, Certified]:
         """A probe at some sites and the variances that respond there."""
-        x = self.posterior.data.train.x if self.energy.points is None else self.energy.points
-        probe = self.posterior.probe(x[self.energy.at[some]])
+        points, at = self.energy.points, self.energy.at[some]
+        probe = self.posterior.row_probe(at) if points is None else self.posterior.probe(points[at])
         return probe, probe.responding
 
     def _collected(self, per_site: Certified) -> Certified:

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_tensor, shown
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_posterior
 from gp_response.response.observable import Observable
 from gp_response.response.perturbations import relabel
 from gp_response.response.susceptibility import susceptibility
@@ -53,6 +55,7 @@ def noise_response(
         InputError: noise negative, not finite or of another length; none given and the likelihood is not Gaussian; labels
             that cannot move by a little.
     """
+    require_posterior(posterior, "noise_response")
     with torch.no_grad():
         deviation = _variances(posterior, noise).sqrt()
         chi = susceptibility(posterior, observable, relabel(), budget=budget, progress=progress)
@@ -70,12 +73,11 @@ def _variances(posterior: Posterior, noise: Any) -> Tensor:
     """Of the redrawn labels, (n,) or 0-dim."""
     if noise is None:
         return posterior.row_noise.detach().double()
-    given = torch.as_tensor(noise, dtype=torch.float64, device=posterior.data.train.y.device).detach()
     n = len(posterior.data.train)
+    expected, device = f"finite variances of 0 or more, one or {n}", posterior.data.train.y.device
+    given = as_tensor(noise, "noise_response's noise", expected, dtype=torch.float64, device=device).detach()
     if given.shape not in ((), (n,)) or not bool((given.isfinite() & (given >= 0)).all()):
-        raise InputError(
-            f"noise_response got noise of shape {tuple(given.shape)}; expected finite variances of 0 or more, one or {n}"
-        )
+        raise InputError(f"noise_response got noise {shown(given)}; expected {expected}")
     return given
 
 

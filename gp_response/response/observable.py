@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from gp_response.arguments import as_tensor
 from gp_response.data import Dataset, with_places
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look
@@ -171,6 +172,9 @@ class EveryLabel(Observable):
             return super().change(at, by_mean, by_variance)
         return self.asked.change(at, by_mean, by_variance)
 
+    def derivatives(self, at: Marginals, where: Tensor | None = None) -> "Derivatives":
+        return super().derivatives(at, where) if self.asked.local_data() else self.asked.derivatives(at)
+
     @property
     def kind(self) -> str:
         return self.asked.kind
@@ -198,7 +202,7 @@ class Derivatives(NamedTuple):
 
 def as_points(x: Any, what: str) -> Tensor:
     """x as a finite (p, d) floating tensor, or a clear error."""
-    x = torch.as_tensor(x)
+    x = as_tensor(x, what, "points (p, d), an array of numbers")
     x = x if x.is_floating_point() else x.double()
     if x.ndim != 2 or not x.shape[0]:
         raise InputError(f"{what} got points of shape {tuple(x.shape)}; expected (p, d) with p of at least 1")
@@ -210,7 +214,7 @@ def as_points(x: Any, what: str) -> Tensor:
 
 def as_labels(y: Any, points: Tensor, what: str) -> Tensor:
     """y as a finite (p, ...) tensor like the points, or a clear error."""
-    y = torch.as_tensor(y).to(points)
+    y = as_tensor(y, what, f"labels ({len(points)},), an array of numbers").to(points)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim < 1 or len(y) != len(points):
         raise InputError(

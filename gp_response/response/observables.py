@@ -9,12 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_tensor, shown
 from gp_response.curvature.loss import IGNORED
 from gp_response.data import Dataset, same_labels, with_places
 from gp_response.errors import InputError
-from gp_response.likelihoods.quadrature import nodes
+from gp_response.linalg.transforms import inside_transform
 from gp_response.response.class_observables import ClassField, ClassLoss
-from gp_response.response.observable import Marginals, Observable, as_labels, as_points, every_label, refuse_unlabelled
+from gp_response.response.expectations import RULES, settled, smoothed
+from gp_response.response.observable import (
+    Derivatives,
+    Marginals,
+    Observable,
+    as_labels,
+    as_points,
+    every_label,
+    refuse_unlabelled,
+)
+
+TOGETHER = 256  # points whose functions are integrated at once by the finest rule
 
 
 class Value(Observable):
@@ -47,11 +59,16 @@ class Loss(Observable):
     def __init__(self, x: Any, y: Any, noise: Any = None):
         self.points = as_points(x, "loss")
         self.labels = as_labels(y, self.points, "loss")
-        self.known = torch.zeros_like(self.labels) if noise is None else as_labels(noise, self.points, "loss's noise")
+        self.known = torch.zeros_like(self.labels) if noise is None else self._variances(noise)
         if self.known.shape not in (self.labels.shape, self.labels.shape[:1]):
             raise InputError(f"loss got noise of shape {tuple(self.known.shape)}; expected {tuple(self.labels.shape)}")
         if bool((self.known < 0).any()):
             raise InputError(f"loss got a noise variance of {float(self.known.min()):g}; expected 0 or more")
+
+    def _variances(self, noise: Any) -> Tensor:
+        """Of each label, or of each point; a number stands for all."""
+        given = as_tensor(noise, "loss's noise", f"a variance or ({len(self.points)},) variances")
+        return as_labels(given.expand(len(self.points)) if given.ndim == 0 else given, self.points, "loss's noise")
 
     def local_data(self) -> tuple[Tensor, ...]:
         return (self.labels, self.known)
@@ -180,7 +197,9 @@ class Average(Value):
 
     def __init__(self, x: Any, weights: Any = None):
         self.points = as_points(x, "average")
-        given = torch.ones(len(self.points)) if weights is None else torch.as_tensor(weights)
+        given = torch.ones(len(self.points))
+        if weights is not None:
+            given = as_tensor(weights, "average's weights", f"({len(self.points)},) numbers")
         given = given.to(self.points)
         if given.shape != self.points.shape[:1] or not bool(torch.isfinite(given).all()):
             raise InputError(
@@ -197,19 +216,44 @@ class Pointwise(Observable):
 
     def __init__(self, x: Any, function: Callable[[Tensor], Tensor]):
         self.points = as_points(x, "pointwise")
+        if not callable(function):
+            raise InputError(f"pointwise got {shown(function)}; expected an elementwise function such as torch.sigmoid")
         probe = function(torch.linspace(-1.0, 1.0, 5, dtype=torch.float64))
         if not isinstance(probe, Tensor) or probe.shape != (5,) or not probe.is_floating_point():
             raise InputError("pointwise got a function that is not elementwise; expected tensors (n,) -> (n,)")
         self.function = function
 
     def local(self, mean: Tensor, variance: Tensor, noise: Tensor, *data: Tensor) -> Tensor:
-        at, weights = nodes(mean)
-        return (self.function(mean[..., None] + variance.clamp_min(1e-300).sqrt()[..., None] * at) * weights).sum(
-            dim=-1
-        )
+        return smoothed(self.function, mean, variance, RULES[-1])
 
     def functional(self, field: Tensor, at: Marginals) -> Tensor:
         return self.function(field)
+
+    def expectation(self, at: Marginals) -> Tensor:
+        if not inside_transform():
+            settled(self.function, at.mean, at.variance)
+        return super().expectation(at)
+
+    def derivatives(self, at: Marginals, where: Tensor | None = None) -> Derivatives:
+        settled(self.function, at.mean, at.variance)
+        parts = zip(at.mean.split(TOGETHER), at.variance.split(TOGETHER), strict=True)
+        found = [super(Pointwise, self).derivatives(Marginals(*part, at.noise)) for part in parts]
+        return Derivatives(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
+        """By the coarsest rule that is exact where the field was and where it goes farthest."""
+        mean, variance = at.mean[:, None] + by_mean, at.variance[:, None] + by_variance
+        row = torch.arange(len(mean), device=mean.device)
+        far = [part.abs().argmax(dim=1) for part in (by_mean, by_variance)]
+        count = settled(
+            self.function,
+            torch.cat([at.mean, *(mean[row, c] for c in far)]),
+            torch.cat([at.variance, *(variance[row, c] for c in far)]),
+        )
+        old = smoothed(self.function, at.mean, at.variance, count)[:, None]
+        step = max(1, TOGETHER * RULES[-1] // (count * len(mean)))
+        pairs = zip(mean.split(step, dim=1), variance.split(step, dim=1), strict=True)
+        return torch.cat([smoothed(self.function, *pair, count) for pair in pairs], dim=1) - old
 
 
 def value(x: Any) -> Value:
@@ -221,8 +265,8 @@ def loss(x: Any, y: Any, *, noise: Any = None) -> Loss:
     """The negative log likelihood of labels y (p,) at x (p, d), in nats: `½ log 2πσ² + (y_a - f(x_a))²/2σ²` for Gaussian
     noise, `-log p(y_a | f(x_a))` for a posterior with another likelihood.
 
-    noise: known variances of these labels, (p,), which come on top of the model's σ²; None: none. A model of known noise
-    alone (σ² = 0) needs them: without, the loss is infinite.
+    noise: known variances of these labels, (p,) or one for all, which come on top of the model's σ²; None: none. A model of known
+    noise alone (σ² = 0) needs them: without, the loss is infinite.
 
     Where samples have several labels y is (p, *label_shape), and the loss of a sample is the sum over them; -100 is none, where
     labels are classes or counts, so that a row of all -100 but one is the loss of a single token.
@@ -254,7 +298,11 @@ def average(x: Any, weights: Any = None) -> Average:
 
 
 def pointwise(x: Any, function: Callable[[Tensor], Tensor]) -> Pointwise:
-    """`⟨g(f(x_a))⟩` of an elementwise, differentiable g at x (p, d), by Gauss-Hermite quadrature; e.g. `torch.sigmoid`."""
+    """`⟨g(f(x_a))⟩` of an elementwise, smooth g at x (p, d), by a rule of up to 2,048 nodes; e.g. `torch.sigmoid`.
+
+    A function with a step or a kink where the field may be, or one steeper than the rule resolves, is refused once the field's
+    spread is known: its derivatives by automatic differentiation are then not those of its expectation.
+    """
     return Pointwise(x, function)
 
 

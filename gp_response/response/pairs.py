@@ -1,8 +1,8 @@
-"""Second derivatives of a Gaussian field by the amplitudes of a quadratic energy, pair of columns by pair of columns.
+"""Second derivatives of a Gaussian field by the amplitudes of quadratic energies, pair of columns by pair of columns.
 
-With `g` the forces and `a` the curvatures of the sites, the first derivatives `dμ = β S g`, `dS = -β S a S` move S and g again:
+With `g` the forces at the sites and Q the curvatures, the first derivatives `dμ = β S g`, `dS = -β S Q S` move S and g again:
 
-    d²μ_x = -β² Σ_{s in c, t in d} S_st (a_t S_xt g_s + a_s S_xs g_t),    d²S_xx = 2β² Σ_{s in c, t in d} a_s a_t S_xs S_st S_tx.
+    d²μ_x = -β² [S_xd Q_d S_dc g_c + S_xc Q_c S_cd g_d],    d²S_xx = 2β² S_xc Q_c S_cd Q_d S_dx.
 
 Every bound is the same sum of absolute values, with each factor once at its largest and once as computed.
 """
@@ -20,11 +20,17 @@ ROOM = 64.0  # roundings of a product of six factors and of its sum
 
 
 class Column(NamedTuple):
-    """The sites of one column as the points see them: covariance (p, s), forces and curvatures (s,)."""
+    """The k sites of one column in each of q pairs, as p points see them.
+
+    Attributes:
+        seen: (p, q, k). force, curvature: (q, k).
+        partner: (q, k), which of the k sites each one's curvature couples it to; None: itself.
+    """
 
     seen: Certified
     force: Certified
     curvature: Tensor
+    partner: Tensor | None
 
 
 class Bent(NamedTuple):
@@ -34,36 +40,26 @@ class Bent(NamedTuple):
     variance: Certified
 
 
-def bend_of_sites(one: Column, two: Column, between: Certified, beta: float) -> Bent:
-    """For q pairs of single sites: `one` and `two` hold the q first and the q second, between their covariances (q,)."""
+def bend(one: Column, two: Column, between: Certified, beta: float) -> Bent:
+    """For q pairs: `one` has the k sites of the first columns, `two` the l of the second, between their covariances (q, k, l)."""
 
     def mean(a: Tensor, b: Tensor, s: Tensor, g: Tensor, h: Tensor, ca: Tensor, cb: Tensor) -> Tensor:
-        return s * (cb * b * g + ca * a * h)
+        there = _paired(torch.einsum("qk,qkl->ql", g, s), two.partner)
+        here = _paired(torch.einsum("qkl,ql->qk", s, h), one.partner)
+        return torch.einsum("pql,ql->pq", b, cb * there) + torch.einsum("pqk,qk->pq", a, ca * here)
 
     def variance(a: Tensor, b: Tensor, s: Tensor, g: Tensor, h: Tensor, ca: Tensor, cb: Tensor) -> Tensor:
-        return ca * cb * a * s * b
+        # S_xc Q_c: where Q leads each site's covariance to.
+        left, right = _paired(ca * a, one.partner), _paired(cb * b, two.partner)
+        return (torch.einsum("pqk,qkl->pql", left, s) * right).sum(dim=2)
 
-    return _both(one, two, between, beta, mean, variance)
-
-
-def bend_of_sets(one: Column, two: Column, between: Certified, beta: float) -> Bent:
-    """For one pair of columns with several sites, between (s, t); q = 1."""
-
-    def mean(a: Tensor, b: Tensor, s: Tensor, g: Tensor, h: Tensor, ca: Tensor, cb: Tensor) -> Tensor:
-        return (b @ (cb * (g @ s)) + a @ (ca * (s @ h)))[:, None]
-
-    def variance(a: Tensor, b: Tensor, s: Tensor, g: Tensor, h: Tensor, ca: Tensor, cb: Tensor) -> Tensor:
-        return (((a * ca) @ s) * (b * cb)).sum(dim=1, keepdim=True)
-
-    return _both(one, two, between, beta, mean, variance)
-
-
-def _both(
-    one: Column, two: Column, between: Certified, beta: float, mean: Callable[..., Tensor], variance: Callable[..., Tensor]
-) -> Bent:  # fmt: skip
-    parts = (one.seen, two.seen, between, one.force, two.force)
-    exact = (one.curvature, two.curvature)
+    parts, exact = (one.seen, two.seen, between, one.force, two.force), (one.curvature, two.curvature)
     return Bent(bounded(mean, -(beta**2), parts, exact), bounded(variance, 2.0 * beta**2, parts, exact))
+
+
+def _paired(part: Tensor, partner: Tensor | None) -> Tensor:
+    """Each site's entry at its partner, (…, q, k); partners are mutual."""
+    return part if partner is None else part.gather(-1, partner.expand_as(part))
 
 
 def bounded(
@@ -76,4 +72,4 @@ def bounded(
     return Certified(factor * value, abs(factor) * ((most - size) + ROOM * EPS * most))
 
 
-__all__ = ["Bent", "Column", "bend_of_sets", "bend_of_sites", "bounded"]
+__all__ = ["Bent", "Column", "bend", "bounded"]

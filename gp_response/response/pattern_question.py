@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_integer, as_number, as_tensor
 from gp_response.errors import InputError, unknown_name
 from gp_response.response.perturbations import Reweight
 from gp_response.response.result import Source, Susceptibility
@@ -36,10 +37,11 @@ def question(
 ) -> Question:
     chi = chi.part() if isinstance(chi, StoredSusceptibility) else chi
     _check_response(chi)
+    share = "a number between 0 and 1, a share of each target"
+    tolerance = as_number(tolerance, "pattern's tolerance", share)
     if not 0.0 < tolerance < 1.0:
-        raise InputError(f"tolerance={tolerance!r}: expected a number between 0 and 1, a share of each target")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise InputError(f"iterations={iterations!r}: expected a whole number of 0 or more")
+        raise InputError(f"tolerance={tolerance!r}: expected {share}")
+    iterations = as_integer(iterations, "pattern's iterations", "a whole number of 0 or more", least=0)
     rows, wanted = _target(chi, target)
     source: Source | None = chi.source
     start = _start(chi, source, weights)
@@ -88,8 +90,9 @@ def _target(chi: Susceptibility, target: Any) -> tuple[list[int], Tensor]:
             if name not in place:
                 raise unknown_name("observable", str(name), chi.rows)
         rows = sorted(place[name] for name in target)
-        target = [float(target[chi.rows[k]]) for k in rows]
-    wanted = torch.as_tensor(target, dtype=torch.float64).detach().cpu()
+        target = [as_number(target[chi.rows[k]], f"the target of {chi.rows[k]}") for k in rows]
+    expected = f"({len(rows)},) changes, one for each observable"
+    wanted = as_tensor(target, "pattern's target", expected, dtype=torch.float64).detach().cpu()
     if not rows or wanted.shape != (len(rows),):
         raise InputError(
             f"target of shape {tuple(wanted.shape)}; expected ({len(chi.rows)},), a change for each observable"

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from gp_response.data import Dataset
 from gp_response.errors import InputError
-from gp_response.posterior import Posterior
+from gp_response.posterior import Posterior, Probe
 from gp_response.response.energy import Energy
 from gp_response.response.motion import Motion, site_motion
+from gp_response.response.moves import Moves, SetMoves
+from gp_response.response.quadratic import Quadratic, of_columns
 
 
 class Perturbation(ABC):
@@ -22,6 +24,7 @@ class Perturbation(ABC):
         from_zero: h = 0 sits on the edge of what is possible (a new row of weight zero), so that only h >= 0 exists.
         changes_head: it is the model that changes (`changed_head`), not the data.
         finite: changes of any size have a closed form (`finite_energy`).
+        curved: the energy is not linear in h, and `bent` has what is of second order.
     """
 
     unit: str
@@ -29,6 +32,7 @@ class Perturbation(ABC):
     from_zero: bool = False
     changes_head: bool = False
     finite: bool = True
+    curved: bool = False
 
     @abstractmethod
     def columns(self, data: Dataset) -> list[str]:
@@ -41,6 +45,30 @@ class Perturbation(ABC):
     def motion(self, posterior: Posterior) -> Motion:
         """How a posterior's field moves, to first order: by the perturbation's energy."""
         return site_motion(posterior, self.energy_of(posterior))
+
+    def quadratic(self, posterior: Posterior, columns: Tensor) -> Quadratic:
+        """The energies of some columns (sorted) as they act at the mean of a posterior with Gaussian noise."""
+        return Quadratic.of(posterior, of_columns(self.energy_of(posterior), columns))
+
+    def bent(self, posterior: Posterior, pairs: Tensor) -> Quadratic | None:
+        """`∂²V/∂h_j∂h_k` of pairs (q, 2) of columns, a column for each; None where the energy is linear in h."""
+        energy = self.second_energy(posterior.data.to(dtype=torch.float64), posterior.noise, pairs)
+        return None if energy is None else Quadratic.of(posterior, energy)
+
+    def second_energy(self, data: Dataset, noise: Tensor, pairs: Tensor) -> Energy | None:
+        """The same for an energy at sites."""
+        return None
+
+    def moves(self, posterior: Posterior, probe: Probe) -> list[Moves | SetMoves]:
+        """Exact changes at a probe's points as functions of h, where the energy is curved."""
+        raise InputError(
+            f"regime needs exact changes as functions of h in closed form, which those of {self.kind} have not; compare "
+            "predict_change with finite_response at the sizes you want"
+        )
+
+    def noise_slope(self, posterior: Posterior) -> Tensor | None:
+        """What σ² of new observations moves by, (c,); None: it stays."""
+        return None
 
     def energy(self, data: Dataset, noise: Tensor) -> Energy:
         """First-order force: dV/dh of every column. noise: σ², 0-dim; known noise of the rows is with the data."""

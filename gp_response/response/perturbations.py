@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from gp_response.arguments import as_tensor, shown
 from gp_response.curvature.loss import IGNORED
 from gp_response.data import Dataset, row_noise, same_labels, with_places
 from gp_response.errors import InputError
@@ -17,6 +18,8 @@ from gp_response.linalg.transforms import inside_transform
 from gp_response.response.energy import Energy
 from gp_response.response.observable import as_labels, as_points, refuse_unlabelled
 from gp_response.response.perturbation import Perturbation
+
+EXPECTED = "a non-empty sequence of row numbers, a mask of all rows, or groups of them"
 
 
 class Rows(Perturbation):
@@ -26,7 +29,7 @@ class Rows(Perturbation):
     """
 
     def __init__(self, rows: Any = None):
-        self.rows, self.labels = _read_groups(rows, self.kind)
+        self.rows, self.labels, self.mask = _read_groups(rows, self.kind)
 
     def groups(self, data: Dataset) -> tuple[Tensor, Tensor, int]:
         """Site rows (s,), their columns (s,), and the number of columns."""
@@ -37,6 +40,10 @@ class Rows(Perturbation):
     def chosen(self, data: Dataset) -> tuple[Tensor, Tensor, int]:
         """Samples (k,), their columns (k,), and the number of columns."""
         n, device = data.train.samples, data.train.x.device
+        if self.mask not in (None, n):
+            raise InputError(
+                f"{self.kind} got a mask of {self.mask} rows; the training set has {n}: give True or False for each"
+            )
         if self.rows is None:
             every = torch.arange(n, device=device)
             return every, every, n
@@ -58,6 +65,18 @@ class Rows(Perturbation):
         if count == len(at):
             return [str(int(row)) for row in rows]
         return ["{" + ",".join(str(int(r)) for r in rows[column == c]) + "}" for c in range(count)]
+
+    def shared(self, data: Dataset, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Sites (k,) of the first columns of pairs (q, 2) whose rows are in the second ones, too, and the pair of each, (k,)."""
+        at, column, _ = self.groups(data)
+        n, order = len(data.train), torch.argsort(column, stable=True)
+        count = torch.bincount(column)
+        start, each = count.cumsum(0) - count, count[pairs[:, 0]]
+        pair = torch.arange(len(pairs), device=at.device).repeat_interleave(each)
+        within = torch.arange(len(pair), device=at.device) - (each.cumsum(0) - each)[pair]
+        site = order[start[pairs[pair, 0]] + within]
+        both = torch.isin(pairs[pair, 1] * n + at[site], column * n + at)
+        return site[both], pair[both]
 
     def spread(self, data: Dataset, h: Tensor | float) -> Tensor:
         """Amplitudes h of the columns summed onto the training rows, (n,)."""
@@ -196,8 +215,10 @@ class Delete(Rows):
         changed = data.with_train(weights=data.train.weights * (1.0 - gone))
         if inside_transform() or not bool((gone == 1).any()):
             return changed
-        left = gone != 1 if data.train.sample is None else (gone != 1) & (data.train.sample >= 0)
-        if not bool(left.any()):
+        left, sample = gone != 1, data.train.sample
+        if sample is not None:  # places without a label go with the sample that they are places of
+            left = left & ((sample >= 0) | ~torch.isin(data.train.rows, data.train.rows[~left]))
+        if not bool((left if sample is None else left & (sample >= 0)).any()):
             raise InputError(f"delete got all {data.train.samples} training rows; at least one must stay")
         return changed.keep(left)  # a whole deletion really takes the rows out
 
@@ -282,8 +303,8 @@ def reweight(rows: Any = None) -> Reweight:
 
     Args:
         rows: None for every training row, one column each, in training order; a sequence of row numbers, one column
-            each; or groups `{name: rows}` / a sequence of sequences, one column a group. Groups may share rows, which then
-            move with each of them.
+            each; a mask (n,), one column a True; or groups `{name: rows}` / a sequence of sequences, one column a group.
+            Groups may share rows, which then move with each of them.
     """
     return Reweight(rows)
 
@@ -300,6 +321,8 @@ def delete(rows: Any, *, each: bool = False) -> Delete:
         rows: a sequence of row numbers, removed together (one column); groups `{name: rows}`, one column a group.
         each: one column a row instead.
     """
+    if rows is None:
+        raise InputError(f"delete got None; expected {EXPECTED}")
     together = not (each or isinstance(rows, Mapping) or _is_nested(rows))
     return Delete([rows] if together else rows)
 
@@ -313,30 +336,51 @@ def insert(x: Any, y: Any, *, each: bool = False) -> Insert:
 
 
 def _is_nested(rows: Any) -> bool:
-    return isinstance(rows, Sequence) and len(rows) > 0 and not isinstance(rows[0], int) and hasattr(rows[0], "__len__")
+    """Whether some of the rows are groups: sequences or arrays of one axis."""
+    return isinstance(rows, Sequence) and not isinstance(rows, str) and any(_is_group(part) for part in rows)
 
 
-def _read_groups(rows: Any, kind: str) -> tuple[list[Tensor] | None, list[str] | None]:
+def _is_group(part: Any) -> bool:
+    return not isinstance(part, str) and hasattr(part, "__len__") and getattr(part, "ndim", 1) > 0
+
+
+def _read_groups(rows: Any, kind: str) -> tuple[list[Tensor] | None, list[str] | None, int | None]:
+    """Groups, their names, and the length of the masks that some were given by, which all have that of the data."""
     if rows is None:
-        return None, None
+        return None, None, None
     labels = [str(name) for name in rows] if isinstance(rows, Mapping) else None
     parts = list(rows.values()) if isinstance(rows, Mapping) else list(rows) if _is_nested(rows) else None
+    if parts is not None and not parts:
+        raise InputError(f"{kind} got no groups; expected {EXPECTED}")
+    masks = [mask for part in ([rows] if parts is None else parts) if (mask := _mask_length(part)) is not None]
+    if len(set(masks)) > 1:
+        raise InputError(
+            f"{kind} got masks of {masks[0]} and {next(m for m in masks if m != masks[0])} rows; give equal lengths"
+        )
     if parts is None:
         parts = [[int(row)] for row in _as_index(rows, kind)]
     groups = [_as_index(part, kind) for part in parts]
     for group in groups:
         if len(group) != len(group.unique()):
-            raise InputError(f"{kind} got a row twice in one group: {group.tolist()}")
-    return groups, labels
+            raise InputError(f"{kind} got a row twice in one group: {shown(group.tolist())}")
+    return groups, labels, masks[0] if masks else None
+
+
+def _mask_length(rows: Any) -> int | None:
+    """Of rows given as a mask of True and False; None of row numbers."""
+    if isinstance(rows, Sequence) and not (rows and all(isinstance(row, bool) for row in rows)):
+        return None
+    kind = "bool" if isinstance(rows, Sequence) else str(getattr(rows, "dtype", ""))
+    return len(rows) if kind.endswith("bool") and getattr(rows, "ndim", 1) == 1 else None
 
 
 def _as_index(rows: Any, kind: str) -> Tensor:
-    index = torch.as_tensor(rows)
+    index = as_tensor(rows, kind, EXPECTED)
     index = index[None] if index.ndim == 0 else index
     if index.dtype == torch.bool and index.ndim == 1:
         index = torch.nonzero(index).flatten()
     if index.is_floating_point() or index.ndim != 1 or not len(index):
-        raise InputError(f"{kind} got rows {rows!r}; expected a non-empty sequence of row numbers, or groups of them")
+        raise InputError(f"{kind} got rows {shown(rows)}; expected {EXPECTED}")
     return index.long()
 
 

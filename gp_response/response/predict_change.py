@@ -2,10 +2,12 @@
 
 import torch
 
-from gp_response.errors import unknown_name
+from gp_response.arguments import as_number
+from gp_response.errors import InputError, unknown_name
 from gp_response.posterior import Posterior
-from gp_response.response.finite import alone, error_of_change, finite_response
-from gp_response.response.linear_energy import linear_energy
+from gp_response.response.asked import require_asked, require_posterior
+from gp_response.response.finite import alone, error_of_change, finite_response, moved_by_noise
+from gp_response.response.linear_energy import require_field
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Susceptibility
@@ -40,8 +42,11 @@ def predict_change(
         InputError: an unknown order; a perturbation or likelihood that the order has no formula for.
         SolverError: "leverage" and "exact" where the change takes away more precision than there is.
     """
+    require_posterior(posterior, "predict_change")
+    require_asked(observable, perturbation, "predict_change")
+    h = as_number(h, "predict_change's h")
     if order not in ORDERS:
-        raise unknown_name("order", order, ORDERS)
+        raise unknown_name("order", str(order), ORDERS)
     if order == "exact":
         return finite_response(posterior, observable, perturbation, h=h)
     if order == "leverage":
@@ -62,13 +67,20 @@ def predict_change(
 
 def _by_leverage(posterior: Posterior, observable: Observable, perturbation: Perturbation, h: float) -> Susceptibility:
     with torch.no_grad():
-        energy = linear_energy(posterior, perturbation, "predict_change(order='leverage')").times(h)
+        require_field(posterior, "predict_change(order='leverage')")
+        energy = perturbation.finite_energy_of(posterior, h)
+        if energy.also is not None:
+            raise InputError(
+                f"order='leverage' takes sites one by one, and {perturbation.kind} moves rows and new points together; use "
+                "order='exact'"
+            )
         asked = observable.under(posterior)
         probe = posterior.probe(posterior.look(asked.look()))
         found = alone(posterior, look(posterior, probe, energy), energy, False)
         by_mean, by_variance = (type(part)(*(by_column(p, energy) for p in part)) for part in found[:2])
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
         change = asked.change(at, by_mean.value, by_variance.value)
+        change = change + moved_by_noise(asked, at, by_mean, by_variance, perturbation.finite_noise(posterior.noise, h))
         return Susceptibility.of(
             posterior.data, asked, perturbation, beta=posterior.beta, matrix=asked.collect(change),
             error=asked.collect_error(error_of_change(asked, at, probe, by_mean, by_variance)),

@@ -7,6 +7,7 @@ from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.network_posterior import NetworkPosterior
 from gp_response.response.network_prior_motion import NetworkPriorMotion
 from gp_response.response.prior_motion import ExactPriorMotion, PriorMotion, SparsePriorMotion
+from gp_response.response.sites import require_anywhere
 from gp_response.response.tangent import Tangent
 
 
@@ -16,6 +17,7 @@ def prior_motion(posterior: Any, entries: list[Tangent]) -> PriorMotion:
     Raises:
         InputError: the posterior has no closed response to them.
     """
+    require_anywhere(posterior, "a hyperparameter")
     if isinstance(posterior, ExactPosterior):
         return ExactPriorMotion(posterior, entries)
     if isinstance(posterior, NetworkPosterior):

@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_number
 from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
 from gp_response.heads.smooth import SmoothPosterior
 from gp_response.posterior import Certified, Posterior
+from gp_response.response.asked import require_asked, require_head
 from gp_response.response.differences import Step, difference, step_of_weights
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -51,6 +53,9 @@ def refit_response(
     Raises:
         SolverError: the refit that was differentiated, which cannot check itself, did not settle where the head does.
     """
+    require_head(head, data, "refit_response")
+    require_asked(observable, perturbation, "refit_response")
+    h = None if h is None else as_number(h, "refit_response's h", "a finite number, or None for the derivative")
     base = head.condition(data)
     columns = perturbation.columns_of(base)
     observable = observable.resolved(getattr(base, "kernel", None))
@@ -87,9 +92,13 @@ class Refit:
 
     def at(self, column: int, h: float) -> Tensor:
         """⟨O⟩ refitted with one column at amplitude h, (m,)."""
+        return expectation(self.posterior(column, h), self.observable)
+
+    def posterior(self, column: int, h: float) -> Any:
+        """The posterior refitted with one column at amplitude h."""
         changed = _one(self.perturbation, self.data, column, self.count, h)
         amplitude = h if self.count == 1 else h * torch.nn.functional.one_hot(torch.tensor(column), self.count).double()
-        return expectation(self.perturbation.changed_head(self.head, amplitude).condition(changed), self.observable)
+        return self.perturbation.changed_head(self.head, amplitude).condition(changed)
 
     def differences(self, progress: bool) -> Certified:
         """Derivatives by every column by extrapolated differences of refits, and how far the last two orders are apart."""
@@ -156,4 +165,4 @@ def _derivative(
     return torch.cat([part[1] for part in found]).T
 
 
-__all__ = ["expectation", "refit_response"]
+__all__ = ["Refit", "expectation", "refit_response"]

@@ -6,9 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_number
 from gp_response.errors import InputError
 from gp_response.posterior import Posterior
-from gp_response.response.linear_energy import linear_energy
+from gp_response.response.asked import require_asked, require_posterior
+from gp_response.response.linear_energy import linear_energy, require_field
 from gp_response.response.moves import moves
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -100,21 +102,25 @@ def regime(
     Raises:
         InputError: tolerance not positive, h zero or not finite; another likelihood; an energy that is not linear in h.
     """
-    if not 0.0 < tolerance < float("inf"):
+    require_posterior(posterior, "regime")
+    require_asked(observable, perturbation, "regime")
+    tolerance = as_number(tolerance, "regime's tolerance", "a number above 0")
+    h = as_number(h, "regime's h", "a finite amplitude other than 0")
+    if not tolerance > 0.0:
         raise InputError(f"regime(tolerance={tolerance!r}): expected a number above 0")
-    if not 0.0 < abs(h) < float("inf"):
+    if h == 0.0:
         raise InputError(f"regime(h={h!r}): expected a finite amplitude other than 0")
     if isinstance(observable, Whole):
         raise InputError(f"regime is of functionals of the field at points; {observable.kind} is none")
     with torch.no_grad():
-        energy = linear_energy(posterior, perturbation, "regime")
+        require_field(posterior, "regime")
+        energy = None if perturbation.curved else linear_energy(posterior, perturbation, "regime")
         asked = observable.under(posterior)
         probe = posterior.probe(posterior.look(asked.look()))
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
-        found = [
-            _of_columns(Curves(asked, at, part, tolerance), h, perturbation.from_zero)
-            for part in moves(posterior, probe, energy)
-        ]
+        parts = perturbation.moves(posterior, probe) if energy is None else moves(posterior, probe, energy)
+        noise = perturbation.noise_slope(posterior)
+        found = [_of_columns(Curves(asked, at, part, tolerance, noise), h, perturbation.from_zero) for part in parts]
         joined = {name: torch.cat([part[name] for part in found], dim=1) for name in found[0]}
         like = posterior.data.train.x.dtype
         joined = {name: part.to(like) if part.is_floating_point() else part for name, part in joined.items()}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gp_response.response.chain import local_derivatives
 from gp_response.response.moves import Moves, SetMoves
 from gp_response.response.observable import Marginals, Observable
 
@@ -14,20 +15,24 @@ ROUNDING = 64.0 * torch.finfo(torch.float64).eps
 class Curves:
     """Exact changes and predictions of m observables as functions of the amplitudes of c columns.
 
+    Args:
+        noise: (c,) what σ² of new observations moves by; None: it stays.
+
     Attributes:
         first, second: derivatives at zero, (m, c).
     """
 
-    def __init__(self, observable: Observable, at: Marginals, moves: Moves | SetMoves, tolerance: float):
-        self.observable, self.at, self.moves, self.tolerance = observable, at, moves, tolerance
-        d = observable.derivatives(at)
-        mean, variance = moves.slope()
-        bend_mean, bend_variance = moves.bend()
-        first = d.mean[:, None] * mean + d.variance[:, None] * variance
-        second = d.mean[:, None] * bend_mean + d.variance[:, None] * bend_variance
-        second = second + d.mean_mean[:, None] * mean**2 + 2.0 * d.mean_variance[:, None] * mean * variance
-        second = second + d.variance_variance[:, None] * variance**2
-        self.first, self.second = observable.collect(first), observable.collect(second)
+    def __init__(
+        self, observable: Observable, at: Marginals, moves: Moves | SetMoves, tolerance: float, noise: Tensor | None = None
+    ):  # fmt: skip
+        self.observable, self.at, self.moves, self.tolerance, self.noise = observable, at, moves, tolerance, noise
+        slope, bend = torch.stack(moves.slope(), dim=1), torch.stack(moves.bend(), dim=1)  # (p, 2, c)
+        if noise is not None:
+            slope = torch.cat([slope, noise.to(slope).expand(len(slope), 1, -1)], dim=1)
+        one, two = local_derivatives(observable, at, variables=slope.shape[1], most=2)
+        second = torch.einsum("pac,pab,pbc->pc", slope, two, slope) + torch.einsum("pa,pac->pc", one[:, :2], bend)
+        self.first = observable.collect(torch.einsum("pa,pac->pc", one, slope))
+        self.second = observable.collect(second)
         size = observable.local(at.mean, at.variance, at.noise, *observable.local_data())
         self.slack = ROUNDING * observable.collect_error(size.abs())[:, None]
 
@@ -35,11 +40,14 @@ class Curves:
         """The amplitudes between which the change exists, (c,) each."""
         low, high = self.moves.rates
         inf = torch.full_like(low, float("inf"))
-        return torch.where(high > 0, -1.0 / high, -inf), torch.where(low < 0, -1.0 / low, inf)
+        least = torch.where(high > 0, -1.0 / high, -inf)
+        if self.moves.floor is not None:
+            least = torch.maximum(least, self.moves.floor)
+        return least, torch.where(low < 0, -1.0 / low, inf)
 
     def exact(self, h: Tensor) -> Tensor:
         """Exact changes at one amplitude a column (1, c), (m, c)."""
-        return self.observable.collect(self.observable.change(self.at, *self.moves.at(h)))
+        return self.observable.collect(self._change(h))
 
     def exact_each(self, h: Tensor) -> Tensor:
         """Exact changes at an amplitude for each observable and column (m, c), (m, c)."""
@@ -47,8 +55,17 @@ class Curves:
             return self.exact(h)
         out = torch.empty_like(h)
         for k, weights in enumerate(self.observable.weights.to(h)):
-            out[k] = weights @ self.observable.change(self.at, *self.moves.at(h[k : k + 1]))
+            out[k] = weights @ self._change(h[k : k + 1])
         return out
+
+    def _change(self, h: Tensor) -> Tensor:
+        """Exact changes of local expectations, (p, c)."""
+        mean, variance = self.moves.at(h)
+        change = self.observable.change(self.at, mean, variance)
+        if self.noise is None:
+            return change
+        after = Marginals(self.at.mean[:, None] + mean, self.at.variance[:, None] + variance, self.at.noise)
+        return change + self.observable.change_by_noise(after, self.at.noise + h * self.noise)
 
     def fails(self, h: Tensor, exact: Tensor, order: int) -> Tensor:
         """Whether the prediction misses the exact change by more than is allowed, (m, c)."""

@@ -15,9 +15,11 @@ from torch import Tensor
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior, ExactProbe
 from gp_response.heads.network_field import NetworkField
+from gp_response.heads.site_posterior import SitePosterior
 from gp_response.kernels.look import Look
 from gp_response.posterior import Certified
-from gp_response.response.component import Component, component_names, component_number
+from gp_response.response.component import component_names, component_number, rest_of
+from gp_response.response.restricted_inducing import RestrictedInducing
 from gp_response.response.restricted_network import restricted_network
 
 
@@ -46,14 +48,7 @@ class RestrictedPosterior(ExactPosterior):
 
     def rest(self, x: Tensor) -> Certified:
         """What is clamped: the mean of all but the component, prior mean included, at x (p, d)."""
-        full, x = self.full, self.full.points(x)
-        look = Component(x, self.which).under(full).look()
-        found = []
-        for some in torch.arange(len(x), device=x.device).split(full._step()):
-            whole, part = full.probe(x[some]).mean, full.probe(look[some]).mean
-            rounding = torch.finfo(torch.float64).eps * (whole.value.abs() + part.value.abs())
-            found.append(Certified(whole.value - part.value, whole.error + part.error + rounding))
-        return Certified(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return rest_of(self.full, self.which, x)
 
     def probe(self, x: Tensor | Look) -> ExactProbe:
         probe = super().probe(x)
@@ -78,25 +73,28 @@ class RestrictedPosterior(ExactPosterior):
 def restrict(posterior: Any, which: Any) -> Any:
     """The posterior of one component of an additive field when the others cannot respond: clamped at their posterior means.
 
-    An ordinary posterior of f_C: every observable, perturbation and finite change can be asked of it, with bounds.
+    An ordinary posterior of f_C: every observable, perturbation and finite change can be asked of it, with bounds. Of a sparse
+    posterior changes of labels, weights and noise of the training rows can (see `RestrictedInducing`).
 
     Args:
-        posterior: exact, Gaussian noise, with a sum of kernels; or of a network, whose components are groups of parameters.
+        posterior: exact or sparse (`SGPR`, `SVGP`, `CGLB`), Gaussian noise, with a sum of kernels; or of a network, whose
+            components are groups of parameters.
         which: number or name of the component, as in `component`; for a network also any of its parameters.
 
     Raises:
-        InputError: another posterior. In inducing features components share the weights, so that no component can be clamped
-            without the others; ask `component(x, which)` of it instead, whose response needs no clamping.
+        InputError: another posterior; ask `component(x, which)` of it instead, whose response needs no clamping.
     """
     if isinstance(posterior, NetworkField):
         return restricted_network(posterior, which)
-    if type(posterior) is not ExactPosterior:
+    kinds: dict[type, Any] = {ExactPosterior: RestrictedPosterior, SitePosterior: RestrictedInducing}
+    if type(posterior) not in kinds or not posterior.conjugate:
         raise InputError(
-            f"restrict got a {type(posterior).__name__}; expected an exact posterior with Gaussian noise. Components of a "
-            "sparse posterior share their weights and cannot be clamped one by one; use component(x, which)"
+            f"restrict got a {type(posterior).__name__} under {posterior.likelihood or 'Gaussian noise'!r}; expected an exact or "
+            "sparse posterior with Gaussian noise, at whose mean a component stays when the rest is clamped; use "
+            "component(x, which)"
         )
     with torch.no_grad():
-        return RestrictedPosterior(posterior, component_number(posterior.kernel, which))
+        return kinds[type(posterior)](posterior, component_number(posterior.kernel, which))
 
 
 __all__ = ["RestrictedPosterior", "restrict"]

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from gp_response.arguments import as_integer
 from gp_response.data import Dataset
 from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, rounded
@@ -21,6 +22,7 @@ SIGNS = {
     "first": "d<O>/dh = -beta Cov(O, V)",
     "sampled": "d<O>/dh = -beta Cov(O, V), estimated from draws",
     "finite": "<O>_h - <O>_0",
+    "conditioned again": "<O>_h - <O>_0, the mode found again",
     "refit": "<O>_h - <O>_0 of an actual refit",
     "refit derivative": "d<O>/dh through an actual refit",
     "total": "d<O>/dh with hyperparameters optimised again",
@@ -28,7 +30,14 @@ SIGNS = {
     "change, second": "<O>_h - <O>_0 to second order",
     "change, leverage": "<O>_h - <O>_0 as if sites acted alone",
 }
-CHANGES = ("finite", "refit", "change, first", "change, second", "change, leverage")  # not per unit of amplitude
+CHANGES = (
+    "finite",
+    "conditioned again",
+    "refit",
+    "change, first",
+    "change, second",
+    "change, leverage",
+)  # not per unit of amplitude
 UNBOUNDED = ("refit", "refit derivative", "total")
 
 
@@ -61,7 +70,8 @@ class Susceptibility:
         rows, columns: names, as tuples.
         kind: the perturbation, e.g. "reweight".
         order: "first" (derivative), "sampled" (derivative from draws, whose error is an interval and no bound), "finite" (exact
-            change), "refit", "refit derivative", or "total" (derivative with hyperparameters that respond).
+            change), "conditioned again" (exact change, by a mode found again), "refit", "refit derivative", or "total"
+            (derivative with hyperparameters that respond).
         h: amplitude of a finite change, None for derivatives.
         unit: of the entries. sign: the definition the entries obey, in words.
         beta: inverse temperature. samples: number of training rows n.
@@ -143,8 +153,7 @@ class Susceptibility:
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k largest responses of each observable by size: columns row, rank, column, position, value, error."""
-        if not k >= 1:
-            raise InputError(f"top({k}): expected at least 1")
+        k = as_integer(k, "top", "at least 1, a whole number", least=1)
         _size, where = self.matrix.abs().topk(min(k, self.shape[1]), dim=1)
         table = [
             {"row": self.rows[a], "rank": r + 1, "column": self.columns[j], "position": j,
@@ -155,6 +164,7 @@ class Susceptibility:
 
     def modes(self, k: int = 8) -> Modes:
         """The k leading singular modes: patterns of data (columns) that move patterns of observables (rows)."""
+        k = as_integer(k, "modes", "at least 1, a whole number", least=1)
         u, s, vh = torch.linalg.svd(self.matrix, full_matrices=False)
         return Modes(u[:, :k], s[:k], vh[:k].T)
 
@@ -238,6 +248,21 @@ class Susceptibility:
 
     def __truediv__(self, other: Any) -> Tensor:
         return self.matrix / (other.matrix if isinstance(other, Susceptibility) else other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return other + self.matrix
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return other - self.matrix
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return other * self.matrix
+
+    def __neg__(self) -> Tensor:
+        return -self.matrix
+
+    def __abs__(self) -> Tensor:
+        return self.matrix.abs()
 
     def __matmul__(self, other: Any) -> Tensor:
         return self.matrix @ (other.matrix if isinstance(other, Susceptibility) else other)

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gp_response.arguments import as_integer, as_places, as_tensor, shown
 from gp_response.errors import InputError
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.assemble import Answer, assemble, count_observables
 from gp_response.response.bend import Bender
-from gp_response.response.linear_energy import linear_energy
+from gp_response.response.linear_energy import linear_energy, require_field
 from gp_response.response.observable import Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.whole import Whole
@@ -52,13 +54,15 @@ class SecondResponse:
         """`Σ_jk h_j h_k d²⟨O⟩/dh_j dh_k` for amplitudes h (c,), (m,): half of it is the second-order part of a joint change."""
         if self.pairs is not None:
             raise InputError("a direction needs the response to all pairs of columns; leave pairs out")
-        h = torch.as_tensor(h).to(self.matrix)
+        c = len(self.columns)
+        h = as_tensor(h, "along", f"({c},) amplitudes").to(self.matrix)
+        if h.shape != (c,) or not bool(h.isfinite().all()):
+            raise InputError(f"along got {shown(h)}; expected ({c},) finite amplitudes, one for each column")
         return torch.einsum("j,mjk,k->m", h, self.matrix, h)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k largest entries of each observable: columns row, rank, first, second, value, error."""
-        if not k >= 1:
-            raise InputError(f"top({k}): expected at least 1")
+        k = as_integer(k, "top", "at least 1, a whole number", least=1)
         c = len(self.columns)
         pairs = torch.triu_indices(c, c).T if self.pairs is None else self.pairs
         flat = [t[:, pairs[:, 0], pairs[:, 1]] if self.pairs is None else t for t in (self.matrix, self.error)]
@@ -84,13 +88,16 @@ def second_response(
     """`d²⟨O⟩/dh_j dh_k` of every observable, hyperparameters fixed.
 
     For reweighting it is `-(β/σ²)² S_jk (S_aj r_k + S_ak r_j)` of a value; see `pairs` for the field and `chain` for the rest.
+    Where the energy itself is curved, as by noise and shifts, the first-order response to its second derivative comes on top.
     Beside the solves of the first-order response it takes one for each distinct site on one side of the pairs; of an exact
-    posterior, where these are more than a sixteenth of the rows, one factor of the system that fits into memory instead.
+    posterior, where these are more than a sixteenth of the rows, one factor of the system that fits into memory instead. Shifts,
+    new rows and mixtures take one for each row that moves or is new.
 
     Args:
         posterior: with a Gaussian likelihood.
         observable: m functionals of the field at points.
-        perturbation: c columns, each an energy linear in h: reweight, relabel, delete, insert, rows or groups of them.
+        perturbation: c columns: reweight, relabel, delete, insert, noise, shift_inputs, rows or groups of them; mixture,
+            temperature, and any other whose energy is linear in h. Shifts need a kernel whose field has slopes.
         pairs: (q, 2) numbers of columns; None: all c x c.
         progress: show a bar over points.
 
@@ -98,20 +105,24 @@ def second_response(
         a `SecondResponse`: `.matrix` (m, q), or (m, c, c).
 
     Raises:
-        InputError: another likelihood, a perturbation whose energy is not linear in h, columns out of range, a result that
-            does not fit into memory.
+        InputError: another likelihood, hyperparameters, a perturbation with a curved energy that does not say how, columns out of
+            range, a result that does not fit into memory.
     """
+    require_posterior(posterior, "second_response")
+    require_asked(observable, perturbation, "second_response")
     with torch.no_grad():
         if isinstance(observable, Whole):
             raise InputError(f"second_response is of functionals of the field at points; {observable.kind} is none")
-        energy = linear_energy(posterior, perturbation, "second_response")
-        observable = observable.under(posterior)
-        asked, every = _pairs(pairs, energy.columns), pairs is None
+        require_field(posterior, "second_response")
+        if not perturbation.curved:
+            linear_energy(posterior, perturbation, "second_response")
+        observable, columns = observable.under(posterior), perturbation.columns_of(posterior)
+        asked, every = _pairs(pairs, len(columns)).to(posterior.data.train.x.device), pairs is None
         _refuse_what_does_not_fit(count_observables(observable), len(asked) * (2 if every else 1))
-        bender = Bender(posterior, observable, energy, asked)
+        bender = Bender(posterior, observable, perturbation, asked)
         matrix, error, flagged = _assembled(posterior, observable, bender, len(asked), progress)
         found = SecondResponse(
-            matrix, error, tuple(observable.names()), tuple(perturbation.columns_of(posterior)), asked.cpu(),
+            matrix, error, tuple(observable.names()), tuple(columns), asked.cpu(),
             perturbation.kind, observable.kind, f"{observable.unit} per ({perturbation.unit})^2", posterior.beta,
             tuple(torch.nonzero(flagged).flatten().tolist()),
         )  # fmt: skip
@@ -122,7 +133,7 @@ def _assembled(
     posterior: Posterior, observable: Observable, bender: Bender, count: int, progress: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     like, device = posterior.residuals.value, posterior.data.train.x.device
-    each = point_bytes(posterior.width, like, columns=2 * max(len(bender.energy.at), min(count, bender.MOST)))
+    each = point_bytes(posterior.width, like, columns=2 * bender.width)
     step = block_size(each, byte_budget(None, device), most=len(observable.points))
     with tqdm(total=len(observable.points), desc="second order", disable=not progress, leave=False) as bar:
 
@@ -151,11 +162,7 @@ def _square(found: SecondResponse, pairs: Tensor) -> SecondResponse:
 def _pairs(pairs: Any, columns: int) -> Tensor:
     if pairs is None:
         return torch.triu_indices(columns, columns).T
-    asked = torch.as_tensor(pairs)
-    wrong = asked.ndim != 2 or asked.shape[1] != 2 or not len(asked) or asked.is_floating_point()
-    if wrong or int(asked.min()) < 0 or int(asked.max()) >= columns:
-        raise InputError(f"pairs of shape {tuple(asked.shape)}; expected (q, 2) numbers of columns, 0 to {columns - 1}")
-    return asked.long()
+    return as_places(pairs, "second_response's pairs", 2, columns, "columns")
 
 
 def _refuse_what_does_not_fit(rows: int, entries: int) -> None:

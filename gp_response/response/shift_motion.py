@@ -14,6 +14,7 @@ from torch import Tensor
 from gp_response.kernels.look import Look
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.motion import Motion, precisions, require_gaussian
+from gp_response.response.sites import require_anywhere
 
 EPS = torch.finfo(torch.float64).eps
 BLOCK = 1024  # rows whose slopes are looked at together
@@ -30,6 +31,7 @@ class ShiftMotion(Motion):
 
     def __init__(self, posterior: Posterior, at: Tensor, column: Tensor, columns: int, direction: Tensor):
         require_gaussian(posterior, "shift_inputs")
+        require_anywhere(posterior, "shift_inputs")
         self.posterior, self.at, self.column, self.columns = posterior, at, column, columns
         self.direction, self.width = direction, max(len(at), columns, BLOCK)
         weight, off = precisions(posterior), posterior.residuals

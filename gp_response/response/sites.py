@@ -1,10 +1,11 @@
 """What a perturbation's sites look like from the observable's points: covariances and forces, with error bounds."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gp_response.errors import InputError
 from gp_response.posterior import Certified, Posterior, Probe
 from gp_response.response.energy import Energy
 
@@ -38,6 +39,7 @@ def stand(posterior: Posterior, energy: Energy) -> Ground:
         off = posterior.residuals.error.max() if there is None else there.mean.error[energy.at]
         return Ground(Certified(energy.pull, energy.curvature.abs() * off), there)
     if energy.points is not None:
+        require_anywhere(posterior, "a perturbation with new rows")
         there = posterior.probe(energy.points)
         residual = Certified(energy.target - there.mean.value[energy.at], there.mean.error[energy.at])
     else:
@@ -63,6 +65,14 @@ def _all_rows(energy: Energy, posterior: Posterior) -> bool:
     )
 
 
+def require_anywhere(posterior: Any, what: str) -> None:
+    """Refuse a posterior of which nothing but the training rows' labels, weights and noise can change."""
+    if posterior.rows_alone is not None:
+        raise InputError(
+            f"{what} changes more than labels, weights and noise of the training rows. {posterior.rows_alone}"
+        )
+
+
 def by_column(per_site: Tensor, energy: Energy) -> Tensor:
     """Sum sites (…, s) into columns (…, c)."""
     if energy.one_each:
@@ -71,4 +81,4 @@ def by_column(per_site: Tensor, energy: Energy) -> Tensor:
     return out.index_add(-1, energy.column, per_site)
 
 
-__all__ = ["Ground", "Sites", "by_column", "covariances", "look", "stand"]
+__all__ = ["Ground", "Sites", "by_column", "covariances", "look", "require_anywhere", "stand"]

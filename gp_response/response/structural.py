@@ -10,19 +10,21 @@ Three definitions of its response to the weight of sample j, per β:
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gp_response.data import require_one_label
+from gp_response.data import over_samples, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.posterior import Certified
 from gp_response.response.component import component_names
+from gp_response.response.motion import require_gaussian
 from gp_response.response.observables import Loss, value
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.perturbations import reweight
 from gp_response.response.restricted import RestrictedPosterior, restrict
+from gp_response.response.restricted_inducing import RestrictedInducing
 from gp_response.response.restricted_network import beside
 from gp_response.response.result import Susceptibility
 from gp_response.response.susceptibility import susceptibility
@@ -35,9 +37,9 @@ class ComponentLoss(Loss):
 
     kind = "component_loss"
 
-    def __init__(self, x: Tensor, y: Tensor, component: int | None):
+    def __init__(self, x: Tensor, y: Tensor, component: int | None, samples: int):
         super().__init__(x, y)
-        self.weights = torch.full((1, len(self.points)), 1.0 / len(self.points), dtype=torch.float64)
+        self.weights = torch.full((1, len(self.points)), 1.0 / samples, dtype=torch.float64)
         if component is not None:
             self.component = torch.full((len(self.points),), component, device=self.points.device)
 
@@ -48,33 +50,55 @@ def structural(
     """The structural susceptibilities `d⟨φ_C⟩/dρ_j`: rows components, columns samples; `.to("structural")` is the literature's.
 
     Args:
-        posterior: exact with Gaussian noise and a sum of kernels; or of a network under Gaussian noise, whose components are
-            its layers, or the groups of `posterior.grouped({name: parameters})`.
-        x, y: the batch, (p, d) and (p,), in the units of `data.train`.
+        posterior: exact or sparse with Gaussian noise and a sum of kernels; or of a network under Gaussian noise, whose components
+            are its layers, or the groups of `posterior.grouped({name: parameters})`.
+        x, y: the batch, (p, d) and (p,), in the units of `data.train`; where samples have several labels y is (p, *label_shape),
+            and a sample's loss the sum over them.
         perturbation: columns; None is `reweight()`, every sample's weight.
         clamped: the component alone responds (`restrict`); else the full posterior does ("free").
 
     Returns:
         a `Susceptibility` (C, n) in nats, with bounds.
     """
-    require_one_label(posterior.data, "structural")
+    require_gaussian(posterior, "structural")
     perturbation = reweight() if perturbation is None else perturbation
-    names = component_names(posterior.kernel)
-    found = [_row(restrict(posterior, c), x, y, perturbation, clamped) for c in range(len(names))]
+    names, batch = component_names(posterior.kernel), _batch(posterior, x, y)
+    found = [_row(restrict(posterior, c), batch, perturbation, clamped) for c in range(len(names))]
     flagged = tuple(c for c, row in enumerate(found) if row.flagged)
     matrix, error = (torch.cat([getattr(row, part) for row in found]) for part in ("matrix", "error"))
     return replace(found[0], matrix=matrix, error=error, rows=tuple(names), flagged=flagged, source=None)
 
 
-def _row(part: Any, x: Any, y: Any, perturbation: Perturbation, clamped: bool) -> Susceptibility:
-    x = part.full.points(x)
-    asked, off = _loss(part, x, y, clamped)
+class Batch(NamedTuple):
+    """Labels y (p,) at points x (p, d), which belong to so many samples."""
+
+    x: Tensor
+    y: Tensor
+    samples: int
+
+
+def _batch(posterior: Any, x: Any, y: Any) -> Batch:
+    """A point for every label."""
+    like, data = posterior.data.train.x, posterior.data
+    x = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    y = torch.as_tensor(y, dtype=torch.float64, device=like.device)
+    if x.ndim != 2 or x.shape[1] != data.input_dim:
+        raise InputError(f"structural got points of shape {tuple(x.shape)}; expected (p, {data.input_dim})")
+    if y.ndim < 1 or len(y) != len(x) or not same_labels(y.shape[1:], data.label_shape):
+        raise InputError(
+            f"structural got labels of shape {tuple(y.shape)} for {len(x)} points; expected {(len(x), *data.label_shape)}"
+        )
+    return Batch(posterior.points(with_places(x, data.label_shape)), y.flatten(), len(x))
+
+
+def _row(part: Any, batch: Batch, perturbation: Perturbation, clamped: bool) -> Susceptibility:
+    asked, off = _loss(part, batch, clamped)
     where = part if clamped else part.full
     chi: Any = susceptibility(where, asked, perturbation)
     # What the labels left for the component are off by moves the slope of the loss.
-    means = _means(part, x, perturbation, clamped)
+    means = _means(part, batch.x, perturbation, clamped)
     moved = (means.matrix.double().abs() + means.error.double()) / part.noise
-    extra = (off[:, None] * moved).mean(dim=0, keepdim=True)
+    extra = (off[:, None] * moved).sum(dim=0, keepdim=True) / batch.samples
     return replace(chi, error=chi.error + extra.to(chi.error))
 
 
@@ -86,15 +110,15 @@ def _means(part: Any, x: Tensor, perturbation: Perturbation, clamped: bool) -> S
     return found
 
 
-def _loss(part: Any, x: Tensor, y: Any, clamped: bool) -> tuple[ComponentLoss, Tensor]:
+def _loss(part: Any, batch: Batch, clamped: bool) -> tuple[ComponentLoss, Tensor]:
     """The mean loss as a function of the component, and what its labels are off by, (p,)."""
-    rest = part.rest(x) if isinstance(part, RestrictedPosterior) else beside(part, x, clamped)
-    labels = torch.as_tensor(y).to(rest.value)
-    if labels.shape != rest.value.shape:
-        raise InputError(
-            f"structural got labels of shape {tuple(labels.shape)} for {len(x)} points; expected ({len(x)},)"
-        )
-    return ComponentLoss(x.double(), labels - rest.value, None if clamped else part.which), rest.error
+    rest = (
+        part.rest(batch.x)
+        if isinstance(part, RestrictedPosterior | RestrictedInducing)
+        else beside(part, batch.x, clamped)
+    )
+    labels, component = batch.y - rest.value, None if clamped else part.which
+    return ComponentLoss(batch.x.double(), labels, component, batch.samples), rest.error
 
 
 @dataclass(frozen=True)
@@ -137,7 +161,8 @@ def two_chain(posterior: Any, x: Any, y: Any) -> TwoChain:
     """
     plain = structural(posterior, x, y).to("structural")
     with torch.no_grad():
-        parts = [_artefact(restrict(posterior, c), x) for c in range(len(plain.rows))]
+        batch = _batch(posterior, x, y)
+        parts = [_artefact(restrict(posterior, c), batch) for c in range(len(plain.rows))]
     artefact = torch.stack([part.value for part in parts])
     error = torch.stack([part.error for part in parts]).to(plain.matrix)
     matrix = plain.matrix - artefact.to(plain.matrix)
@@ -146,16 +171,17 @@ def two_chain(posterior: Any, x: Any, y: Any) -> TwoChain:
     return TwoChain(plain, mixed, artefact.to(plain.matrix))
 
 
-def _artefact(part: Any, x: Any) -> Certified:
+def _artefact(part: Any, batch: Batch) -> Certified:
     """`⟨φ_C⟩_C (⟨Δℓ_j⟩_C - ⟨Δℓ_j⟩)`: residuals are the same, so that losses differ by variances."""
-    at = part.probe(part.full.points(x)).variance
-    size, size_error = ((each / (2.0 * part.noise)).mean() for each in at)
+    at = part.probe(batch.x).variance
+    size, size_error = ((each / (2.0 * part.noise)).sum() / batch.samples for each in at)
     every = torch.arange(len(part.data.train), device=part.data.train.x.device)
     mine, _ = part.own_variance(every)
     whole, _ = part.full.own_variance(every)
     scale = 0.5 / part.row_noise
     change, error = scale * (mine.value - whole.value), scale * (mine.error + whole.error)
     error = error + 4.0 * EPS * scale * (mine.value + whole.value)
+    change, error = (over_samples(part.data.train, each) for each in (change, error))
     change, error = change - change.mean(), error + error.mean()
     return Certified(size * change, size_error * change.abs() + (size + size_error) * error)
 

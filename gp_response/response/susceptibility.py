@@ -12,6 +12,7 @@ from gp_response.heads.sampling import Draws
 from gp_response.linalg.blocks import block_size, byte_budget, point_bytes
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Certified, Posterior, rounded
+from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.assemble import Answer, Rows, assemble, count_observables, points_of
 from gp_response.response.fingerprint import fingerprint
 from gp_response.response.observable import Marginals, Observable
@@ -66,6 +67,8 @@ def susceptibility(
     Raises:
         InputError: the matrix does not fit into memory and no `out` was given; `out` holds something else; `share` without `out`.
     """
+    require_posterior(posterior, "susceptibility")
+    require_asked(observable, perturbation, "susceptibility")
     if share and out is None:
         raise InputError("share=True needs out=, the folder of the archive that the processes fill together")
     if isinstance(posterior, Draws):

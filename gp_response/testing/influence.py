@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gp_response.data import samples_of
 from gp_response.posterior import Certified
 from gp_response.response.influence.operator import Influence
 from gp_response.response.observables import loss
@@ -29,7 +30,8 @@ def check_influence(w: Influence, *, tolerance: float = 1e-6, seed: int = 0) -> 
         raise AssertionError(
             f"W is positive semi-definite: smallest eigenvalue {lowest:.3e}, largest entry {scale:.3g}"
         )
-    losses = loss(data.train.x, data.train.y, noise=data.train.noise)
+    samples = samples_of(data)
+    losses = loss(samples.x, samples.y, noise=data.train.noise)
     response = -susceptibility(w.posterior, losses, reweight()).matrix.double() / w.posterior.beta
     assert_close("W = -dℓ/dρ / β", dense, response, tolerance=tolerance)
     vectors = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dense.device)

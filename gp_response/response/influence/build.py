@@ -5,13 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gp_response.arguments import as_integer, as_number
 from gp_response.errors import InputError, unknown_name
 from gp_response.linalg.blocks import block_size, byte_budget
 from gp_response.linalg.memory import free_bytes
 from gp_response.posterior import Posterior
+from gp_response.response.asked import require_posterior
 from gp_response.response.influence.covariance import PROBES, RowCovariance
 from gp_response.response.influence.kinds import row_covariance
 from gp_response.response.influence.operator import Influence
+from gp_response.response.influence.samples import SampleInfluence
 from gp_response.response.influence.squares import Recomputed, Sampled, Spanned, Squares
 from gp_response.solvers import FactoredCholesky
 
@@ -31,12 +34,13 @@ def influence(
 ) -> Influence:
     """The covariance of all training losses, `W_ij = Cov(ℓ_i, ℓ_j) = r_i r_j S_ij/(σ_i² σ_j²) + S_ij²/(2 σ_i² σ_j²)`.
 
-    The losses are those of whole samples, unweighted; S is the part of the field's covariance that responds to data, so that
-    `W = -χ[ℓ, ρ]/β`, and `β² W` is the Hessian of the log evidence by the weights. Also called W-kernel (Iba 2023), loss kernel,
-    or influence matrix.
+    The losses are those of samples, unweighted; where these have several labels they are sums, and W is summed over the labels of
+    i and of j. S is the part of the field's covariance that responds to data, so that `W = -χ[ℓ, ρ]/β`, and `β² W` is the
+    Hessian of the log evidence by the weights. Also called W-kernel (Iba 2023), loss kernel, or influence matrix.
 
     Args:
-        posterior: of `gr.Exact` (any solver), `gr.SGPR`, `gr.SVGP` or `gr.laplace`, with a Gaussian likelihood.
+        posterior: of `gr.Exact` (any solver), `gr.SGPR`, `gr.SVGP` or `gr.laplace`, with a Gaussian likelihood; of one label
+            a sample, or of several.
         method: of the second term. "exact": S itself, kept where memory allows. "low-rank": `S ≈ FᵀF` and the diagonal of
             S, with a bound from the diagonal of what is left; of sparse posteriors it is exact. "sampled": random signs
             around the low-rank part, unbiased, with a standard error. None chooses: low-rank for sparse posteriors, exact
@@ -49,11 +53,12 @@ def influence(
         budget: bytes S may take; None takes half of what is free.
 
     Returns:
-        a LinearOperator (n, n); entries in nat².
+        a LinearOperator (n, n), n samples; entries in nat².
 
     Raises:
         InputError: the posterior has no such matrix in closed form; the message says what to use.
     """
+    require_posterior(posterior, "influence")
     _check(method, rank, tolerance, probes)
     with torch.no_grad():
         covariance = row_covariance(posterior)
@@ -61,7 +66,8 @@ def influence(
         squares = _squares(covariance, chosen, rank=rank, tolerance=tolerance, probes=probes, seed=seed, budget=budget)
         precision = (1.0 / posterior.row_noise.double()).expand(covariance.n)
         residual = posterior.residuals
-        return Influence(
+        kind = SampleInfluence if posterior.data.label_shape else Influence
+        return kind(
             residual.value * precision, precision, slack=residual.error * precision, covariance=covariance,
             squares=squares, method=chosen, reason=reason,
         )  # fmt: skip
@@ -70,12 +76,11 @@ def influence(
 def _check(method: Any, rank: Any, tolerance: Any, probes: Any) -> None:
     if method is not None and method not in METHODS:
         raise unknown_name("method", str(method), METHODS)
-    if rank is not None and (not isinstance(rank, int) or rank < 1):
-        raise InputError(f"influence(rank={rank!r}): expected an integer of 1 or more, or None")
-    if not 0.0 <= tolerance < 1.0:
+    if rank is not None:
+        as_integer(rank, "influence's rank", "an integer of 1 or more, or None", least=1)
+    if not 0.0 <= as_number(tolerance, "influence's tolerance") < 1.0:
         raise InputError(f"influence(tolerance={tolerance!r}): expected a number from 0 to 1")
-    if not isinstance(probes, int) or probes < 2:
-        raise InputError(f"influence(probes={probes!r}): expected an integer of 2 or more")
+    as_integer(probes, "influence's probes", "an integer of 2 or more", least=2)
 
 
 def _choose(covariance: RowCovariance, budget: float | None) -> tuple[str, str]:

@@ -60,7 +60,7 @@ class RowCovariance(ABC):
     def rows(self, at: Tensor) -> Certified:
         """Rows of S, (k, n), one solve each."""
         step = min(PROBES, self.posterior._step())
-        parts = [self.posterior.probe(self.posterior.data.train.x[some]).to_train() for some in at.split(step)]
+        parts = [self.posterior.row_probe(some).to_train() for some in at.split(step)]
         return Certified(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def whole(self) -> Stored:

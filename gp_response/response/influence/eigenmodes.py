@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError
+from gp_response.arguments import as_integer
 from gp_response.linalg.ritz import leading
 from gp_response.posterior import Certified, rounded
 
@@ -42,9 +42,8 @@ def eigenmodes(operator: Any, k: int, *, tolerance: float, most: int, seed: int,
         tolerance: on residuals, in units of the largest eigenvalue.
         most: directions searched.
     """
-    n = len(operator.force)
-    if not isinstance(k, int) or not 1 <= k <= n:
-        raise InputError(f"eigenmodes got k={k!r}; expected an integer from 1 to {n}")
+    n = operator.n
+    k = as_integer(k, "eigenmodes's k", f"an integer from 1 to {n}", least=1, most=n)
 
     def clean(v: Tensor) -> Tensor:
         return v - v.mean(dim=0) if centred else v

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from gp_response.data import require_one_label
 from gp_response.errors import InputError
 from gp_response.heads.exact_posterior import ExactPosterior
 from gp_response.heads.network_posterior import NetworkPosterior
@@ -21,7 +20,6 @@ def row_covariance(posterior: Any) -> RowCovariance:
     Raises:
         InputError: several classes, a likelihood that is not Gaussian, or a posterior of an unknown kind.
     """
-    require_one_label(posterior.data, "influence")
     if hasattr(posterior, "classes"):
         raise InputError(
             "influence among rows is not there for several classes; use "

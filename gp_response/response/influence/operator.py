@@ -8,14 +8,17 @@ from linear_operator import to_linear_operator
 from linear_operator.operators import LinearOperator
 from torch import Tensor
 
+from gp_response.arguments import as_places, as_tensor, shown
+from gp_response.errors import InputError
 from gp_response.posterior import Certified, rounded
 from gp_response.response.influence.components import Components, components
 from gp_response.response.influence.covariance import RowCovariance
 from gp_response.response.influence.eigenmodes import Eigenmodes, eigenmodes
+from gp_response.response.influence.entries import loss_covariance
 from gp_response.response.influence.representatives import Representatives, representatives
 from gp_response.response.influence.squares import ROUNDING, Estimated, Squares
 
-STEP = 128  # rows at a time where the whole matrix is asked for
+STEP = 128  # rows of S at a time where the whole matrix is asked for
 
 
 class Influence(LinearOperator):
@@ -62,7 +65,16 @@ class Influence(LinearOperator):
         Args:
             bounded: False saves the bound, which is then infinite, and the solve where S is kept.
         """
-        wide = v.double()[:, None] if v.ndim == 1 else v.double()
+        v = as_tensor(v, "influence's product", f"({self.n},) or ({self.n}, t) numbers", device=self.force.device)
+        if v.ndim not in (1, 2) or len(v) != self.n:
+            raise InputError(f"influence's product got {shown(v)}; expected ({self.n},) or ({self.n}, t)")
+        v = v if v.is_floating_point() else v.to(self.dtype)
+        value, error, spread = self._product(v.double()[:, None] if v.ndim == 1 else v.double(), bounded)
+        found = Estimated(*rounded(Certified(value, error), v.dtype), spread.to(v.dtype))
+        return found if v.ndim == 2 else Estimated(*(part[:, 0] for part in found))
+
+    def _product(self, wide: Tensor, bounded: bool) -> Estimated:
+        """`W v` for v (n, t) float64."""
         a, p = self.force[:, None], self.precision[:, None]
         kept = None if bounded else self.squares.linear(a * wide)
         seen, off = self.covariance.times(a * wide) if kept is None else Certified(kept, torch.zeros_like(kept))
@@ -71,9 +83,7 @@ class Influence(LinearOperator):
         error = 0.5 * p * square.error + ROUNDING * ((a * seen).abs() + p * square.value.abs())
         if bounded:
             error = error + a.abs() * off + self._force_error(wide.abs(), seen.abs() + off)
-        spread = 0.5 * p * square.standard_error
-        found = Estimated(*rounded(Certified(value, error), v.dtype), spread.to(v.dtype))
-        return found if v.ndim == 2 else Estimated(*(part[:, 0] for part in found))
+        return Estimated(value, error, 0.5 * p * square.standard_error)
 
     def _force_error(self, size: Tensor, seen: Tensor) -> Tensor:
         """What errors of the residuals move `a ∘ S(a ∘ v)` by: `|S u|_i <= S_ii^½ (uᵀS u)^½`, by entries or by the norm of S."""
@@ -84,23 +94,16 @@ class Influence(LinearOperator):
 
     def rows(self, at: Any) -> Certified:
         """Rows of W (k, n) with bounds, whatever the method: where S is not kept, by one solve each."""
-        at = torch.as_tensor(at, device=self.force.device)
-        found = [self._rows(some) for some in at.split(STEP)]
+        at = as_tensor(at, "influence's rows", f"row numbers from 0 to {self.n - 1}", device=self.force.device)
+        at = as_places(at.reshape(-1, 1), "influence's rows", 1, self.n, "rows")[:, 0]
+        found = [self._rows(some) for some in at.split(self.step)]
         return rounded(Certified(*(torch.cat(part) for part in zip(*found, strict=True))), self.dtype)
 
     def _rows(self, at: Tensor) -> Certified:
-        seen, off = self.squares.entries(at) or self.covariance.rows(at)
-        return self._entries(seen, off, at)
+        return self._entries(self.squares.entries(at) or self.covariance.rows(at), at[:, None], slice(None))
 
-    def _entries(self, seen: Tensor, off: Tensor, at: Tensor) -> Certified:
-        linear = self.force[at][:, None] * self.force
-        square = 0.5 * self.precision[at][:, None] * self.precision
-        value = linear * seen + square * seen.square()
-        error = linear.abs() * off + square * off * (2.0 * seen.abs() + off)
-        mine, yours = self.force[at].abs()[:, None], self.slack[at][:, None]
-        loose = mine * self.slack + yours * (self.force.abs() + self.slack)
-        rounding = ROUNDING * ((linear * seen).abs() + square * seen.square())
-        return Certified(value, error + loose * (seen.abs() + off) + rounding)
+    def _entries(self, seen: Certified, one: Tensor, other: Tensor | slice) -> Certified:
+        return loss_covariance(seen, Certified(self.force, self.slack), self.precision, one, other)
 
     def variances(self) -> Certified:
         """`Var ℓ_i = W_ii`, (n,), as sharp as the method knows the variances of the field."""
@@ -126,11 +129,20 @@ class Influence(LinearOperator):
         return representatives(self, k)
 
     def to_dense(self) -> Tensor:
-        n = len(self.force)
-        return self.rows(torch.arange(n, device=self.force.device)).value
+        return self.rows(torch.arange(self.n, device=self.force.device)).value
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.force)
+
+    @property
+    def step(self) -> int:
+        """Rows at a time where many are asked for."""
+        return STEP
 
     def _size(self) -> torch.Size:
-        return torch.Size([len(self.force)] * 2)
+        return torch.Size([self.n, self.n])
 
     def _matmul(self, rhs: Tensor) -> Tensor:
         return self.product(rhs, bounded=False).value
@@ -142,7 +154,7 @@ class Influence(LinearOperator):
         return self.variances().value
 
     def _getitem(self, row_index: Any, col_index: Any, *batch_indices: Any) -> LinearOperator:
-        every = torch.arange(len(self.force), device=self.force.device)
+        every = torch.arange(self.n, device=self.force.device)
         return to_linear_operator(self.rows(every[row_index]).value[:, col_index])
 
     def _get_indices(self, row_index: Tensor, col_index: Tensor, *batch_indices: Tensor) -> Tensor:
@@ -152,7 +164,7 @@ class Influence(LinearOperator):
 
     def __repr__(self) -> str:
         rank = "" if self.rank is None else f" of rank {self.rank}"
-        return f"Influence({len(self.force)} x {len(self.force)}, {self.method}{rank}: {self.reason})"
+        return f"Influence({self.n} x {self.n}, {self.method}{rank}: {self.reason})"
 
 
 __all__ = ["Influence"]

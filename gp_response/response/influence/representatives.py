@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gp_response.errors import InputError
+from gp_response.arguments import as_integer
 
 
 class Representatives(NamedTuple):
@@ -28,9 +28,8 @@ def representatives(operator: Any, k: int) -> Representatives:
 
     One row of W each, a solve where S is not kept.
     """
-    n = len(operator.force)
-    if not isinstance(k, int) or not 1 <= k <= n:
-        raise InputError(f"representatives got k={k!r}; expected an integer from 1 to {n}")
+    n = operator.n
+    k = as_integer(k, "representatives's k", f"an integer from 1 to {n}", least=1, most=n)
     with torch.no_grad():
         rest = operator._variances().value
         total = float(rest.sum())

@@ -51,6 +51,10 @@ class Squares(ABC):
         """Rows of S, (k, n), where they are at hand."""
         return None
 
+    @abstractmethod
+    def among(self, at: Tensor) -> Certified:
+        """S among the rows of each set of `at` (k, q), (k, q, q), as sharp as the way knows it."""
+
 
 class Stored(Squares):
     """S kept as a matrix (n, n); 2 n² multiplications a product."""
@@ -67,6 +71,10 @@ class Stored(Squares):
 
     def entries(self, at: Tensor) -> Certified | None:
         return Certified(self.matrix[at], self.off[at][:, None] * self.off)
+
+    def among(self, at: Tensor) -> Certified:
+        one, other = at[:, :, None], at[:, None, :]
+        return Certified(self.matrix[one, other], self.off[one] * self.off[other])
 
     def _blocks(self) -> Iterator[Tensor]:
         return iter(self.matrix.split(block_size(16 * len(self.matrix), BYTES, most=len(self.matrix))))
@@ -87,6 +95,13 @@ class Recomputed(Squares):
         parts = [self._block(at, v) for at in torch.arange(len(v), device=v.device).split(self.step)]
         value, error = (torch.cat(part) for part in zip(*parts, strict=True))
         return Estimated(value, error, torch.zeros_like(value))
+
+    def among(self, at: Tensor) -> Certified:
+        size, found = at.shape[1], []
+        for some in at.split(max(1, self.step // size)):
+            columns = some.repeat_interleave(size, dim=0)  # of a row, those of its set
+            found.append([part.gather(1, columns) for part in self.rows(some.flatten())])
+        return Certified(*(torch.cat(part).reshape(-1, size, size) for part in zip(*found, strict=True)))
 
     def _block(self, at: Tensor, v: Tensor) -> Certified:
         seen, off = self.rows(at)
@@ -121,6 +136,16 @@ class Spanned(Squares):
         value = value + self.beside[:, None] * v
         error = self._error(v.abs()) if bounded else torch.full_like(v, float("inf"))
         return Estimated(value, error, torch.zeros_like(value))
+
+    def among(self, at: Tensor) -> Certified:
+        step, found = block_size(16 * len(self.rows) * at.shape[1], BYTES, most=len(at)), []
+        for some in at.split(step):
+            low = self.rows[:, some].movedim(0, -1)  # (k, q, r)
+            value, error = low @ low.mT, self.off[some][:, :, None] * self.off[some][:, None, :]
+            for part, own in zip((value, error), self.own, strict=True):
+                part.diagonal(dim1=1, dim2=2).copy_(own[some])
+            found.append((value, error))
+        return Certified(*(torch.cat(part) for part in zip(*found, strict=True)))
 
     def cross(self, left: Tensor, right: Tensor) -> Tensor:
         """`left ∘ Ŝ right`, (n, q)."""
@@ -178,6 +203,9 @@ class Sampled(Squares):
         rounding = ROUNDING * (known.value.abs() + drawn.value.abs())
         value = known.value - self.base.beside[:, None] * v + drawn.value
         return Estimated(value, drawn.error + rounding, drawn.standard_error)
+
+    def among(self, at: Tensor) -> Certified:
+        return self.base.among(at)
 
     def _column(self, v: Tensor, bounded: bool) -> Estimated:
         z, count, weight = self.signs, self.signs.shape[1], v[:, None]

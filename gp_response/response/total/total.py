@@ -14,6 +14,7 @@ from gp_response.heads import SGPR, Exact
 from gp_response.heads.pretraining import feature_parameters
 from gp_response.heads.vector import to_vector
 from gp_response.posterior import Certified, rounded
+from gp_response.response.asked import require_asked, require_head
 from gp_response.response.observable import Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Susceptibility
@@ -85,6 +86,8 @@ def total_susceptibility(
             that is not known to exceed the evidence's curvature upwards.
         SolverError: polishing did not settle.
     """
+    require_head(head, data, "total_susceptibility")
+    require_asked(observable, perturbation, "total_susceptibility")
     model, exact = _copied(head), data.to(dtype=torch.float64, device="cpu")
     weights, how = _chosen(model, features), require_solver(solver)
     if solver is not None and not weights:
