@@ -42,7 +42,7 @@ def main(way: str = "well", n: int = 0, seed: int = 0) -> dict:
     if way == "gone":
         os._exit(3)
     if way == "odd text":
-        print("σ² \udc80")
+        print("σ² \\udc80")
     if way == "exit":
         sys.exit(3)
     if way == "slow":
