@@ -345,6 +345,18 @@ def test_repr_says_what_it_is():
     assert isinstance(dataset(X, Y).train, Split)
 
 
+def test_drawn_rows_keep_their_order_and_follow_the_seed():
+    data = dataset(X, Y)
+    drawn = data.draw(3, seed=1).train.rows.tolist()
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == 3
+    assert data.draw(3, torch.Generator().manual_seed(1)).train.rows.tolist() == drawn
+    assert len({tuple(data.draw(3, seed=seed).train.rows.tolist()) for seed in range(20)}) > 1
+    assert len(data.draw(10**6).train) == len(data.train)
+    with pytest.raises(DataError, match="-2 rows asked for"):
+        data.draw(-2)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_device_of_x_is_kept():

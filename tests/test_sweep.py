@@ -80,6 +80,23 @@ def test_a_run_records_everything_and_reads_back(squares, folder):
     assert sweep.results(folder / "results", "cubes") == []
 
 
+@pytest.mark.parametrize("power", [math.inf, -math.inf, math.nan])
+def test_configurations_that_are_not_finite_read_back(squares, folder, power):
+    path = sweep.run(squares, {"power": power}, folder / "results")
+    [record] = sweep.results(folder / "results", "squares")
+    assert record["config"]["power"] == pytest.approx(power, nan_ok=True)
+    before = path.stat().st_mtime_ns
+    assert sweep.run(squares, {"power": power}, folder / "results").stat().st_mtime_ns == before
+    plan = sweep.Plan(squares.path, folder, [record["config"]])
+    assert sweep.Plan.read(plan.write()).names() == plan.names() == [path.stem]
+
+
+def test_a_folder_where_a_result_should_be_is_disregarded(squares, folder):
+    (folder / "results" / "squares-000000000000.json").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="it is a folder"):
+        assert sweep.results(folder / "results") == []
+
+
 def test_a_result_file_is_strict_json(squares, folder):
     text = sweep.run(squares, {}, folder / "results").read_text()
     record = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
@@ -170,6 +187,7 @@ def test_assignments_are_read_as_the_annotations_ask(squares, assignments, expec
         ("sizes=3", r"list\[int\]"),
         ("nn=3", "did you mean 'n'"),
         ("x", "key=value"),
+        ("n=inf", "must be int, got 'inf'"),
     ],
 )
 def test_a_wrong_assignment_is_one_clear_line(squares, assignment, message):
@@ -192,6 +210,12 @@ def test_an_unknown_experiment_is_answered_with_the_nearest(folder):
         ('"""Doc."""\nGRID = {"m": [1]}\nSMOKE = {}\ndef main(n: int = 1) -> dict: return {}', "did you mean|known: n"),
         ('"""Doc."""\nGRID = {}\nSMOKE = {"n": "a"}\ndef main(n: int = 1) -> dict: return {}', "must be int"),
         ('"""Doc."""\nGRID = {}\nSMOKE = {}\ndef main(n=1) -> dict: return {}', "needs a type and a default"),
+        ('""""""\nGRID = {}\nSMOKE = {}\ndef main() -> dict: return {}', "lacks __doc__"),
+        ('"""Doc."""\nGRID = [1]\nSMOKE = {}\ndef main() -> dict: return {}', r"GRID of bad\.py is \[1\]"),
+        (
+            '"""Doc."""\nGRID = {}\nSMOKE = {}\ndef main(n: "Missing" = 1) -> dict: return {}',
+            "cannot be read: name 'Missing'",
+        ),
         ('"""Doc."""\nimport no_such_module', "cannot be imported: ModuleNotFoundError"),
         ('"""Doc."""\ndef main(:', "cannot be imported: SyntaxError"),
     ],

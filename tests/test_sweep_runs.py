@@ -37,6 +37,12 @@ def main(way: str = "well", n: int = 0, seed: int = 0) -> dict:
     print("and its warnings", file=sys.stderr)
     if way == "raise":
         raise RuntimeError(f"no {n}")
+    if way == "nan it is":
+        raise RuntimeError("nan")
+    if way == "gone":
+        os._exit(3)
+    if way == "odd text":
+        print("σ² \\udc80")
     if way == "exit":
         sys.exit(3)
     if way == "slow":
@@ -76,7 +82,7 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ways")
     (folder / "ways.py").write_text(textwrap.dedent(SOURCE).lstrip())
     experiment = sweep.load_experiment("ways", folder)
-    words = ["well", "raise", "exit", "slow", "large", "die once", "die"]
+    words = ["well", "raise", "exit", "slow", "large", "die once", "die", "nan it is", "gone", "odd text"]
     limits = {"seconds": 4.0, "memory": 700 * 2**20, "attempts": 3}
     outcome = conduct(experiment, Spec({"way": words}), folder / "results", how(2, **limits))
     return folder, outcome, {failure["config"]["way"]: failure for failure in outcome.failures}
@@ -84,9 +90,9 @@ def ended(tmp_path_factory):
 
 def test_failures_do_not_stop_the_others(ended):
     folder, outcome, failures = ended
-    assert {sweep.read_result(path)["config"]["way"] for path in outcome.paths} == {"well", "die once"}
-    assert set(failures) == {"raise", "exit", "slow", "large", "die"}
-    assert len(list((folder / "results" / ".sweep" / "failures").glob("*.json"))) == 5
+    assert {sweep.read_result(path)["config"]["way"] for path in outcome.paths} == {"well", "die once", "odd text"}
+    assert set(failures) == {"raise", "exit", "slow", "large", "die", "nan it is", "gone"}
+    assert len(list((folder / "results" / ".sweep" / "failures").glob("*.json"))) == 7
 
 
 def test_an_error_is_recorded_with_its_traceback(ended):
@@ -98,7 +104,8 @@ def test_an_error_is_recorded_with_its_traceback(ended):
 
 @pytest.mark.parametrize(("way", "error", "message"), [
     ("slow", "TimeLimit", "more than 4 seconds"), ("large", "MemoryLimit", r"used 0\.\d+ GiB, more than 0.68 GiB"),
-    ("die", "Killed", "killed 3 times"),
+    ("die", "Killed", "killed 3 times"), ("gone", "Exit", "ended 3 times without a result, at last with exit status 3"),
+    ("nan it is", "RuntimeError", "^nan$"),
 ])  # fmt: skip
 def test_limits_and_deaths_are_recorded_as_such(ended, way, error, message):
     assert ended[2][way]["error"] == error
@@ -127,7 +134,7 @@ def test_no_claim_is_left_and_no_process(ended):
 
 def test_runs_have_processes_and_peak_memories_of_their_own(ended):
     records = [sweep.read_result(path) for path in ended[1].paths]
-    assert len({record["result"]["process"] for record in records}) == 2
+    assert len({record["result"]["process"] for record in records}) == 3
     assert all(record["result"]["parent"] != os.getpid() for record in records)
     # The large run shared a worker with others, whose peaks do not show its half a gigabyte.
     assert all(record["peak_memory_bytes"] < 700 * 2**20 for record in records)
@@ -180,6 +187,33 @@ def test_a_bayesian_sweep_finds_the_optimum_and_goes_on_where_it_was(ways, tmp_p
     again = conduct(ways, spec, tmp_path / "results", how())
     assert again.paths == outcome.paths  # the points that were proposed are remembered
     assert len(begun(tmp_path)) == 28
+
+
+def test_two_drivers_of_a_bayesian_sweep_make_the_points_of_one(tmp_path):
+    tracked(tmp_path)
+    words = (
+        "n=0..63",
+        "seconds=0..0.1",
+        "--search",
+        "bayes",
+        "--samples",
+        "7",
+        "--objective",
+        "number",
+        "--workers",
+        "1",
+    )
+    drivers = [drive(tmp_path, *words) for _ in range(2)]
+    assert [driver.wait(timeout=180) for driver in drivers] == [0, 0]
+    assert len(results_of(tmp_path)) == 7
+    assert list((tmp_path / "results" / ".sweep" / "claims").iterdir()) == []
+
+
+def test_a_bayesian_sweep_by_force_runs_every_point_again(ways, tmp_path):
+    spec = Spec({"n": "0..3"}, search="bayes", samples=4, objective="loss")
+    for count in (1, 2):
+        assert len(conduct(ways, spec, tmp_path / "results", how(), force=True).paths) == 4
+        assert len(begun(tmp_path)) == 4 * count
 
 
 def test_an_objective_that_is_not_there_is_named(ways, tmp_path):
@@ -284,11 +318,17 @@ def test_the_command_line_and_a_file_with_changes_make_the_same_sweep(project, c
         (["ways", "--search", "bayes"], "needs an objective"),
         (["missing.yaml"], "No such file"),
         (["ways", "n=0..2", "--engine", "slrum"], "slrum"),
+        (["ways", "n=0..2", "--attempts", "0"], "attempts is 0"),
+        (["ways", "n=0..2", "--workers", "0"], "workers is 0"),
+        (["ways", "n=0..2", "--search", "bayes", "--objective", "loss", "--dry"], "--dry cannot count"),
+        (["ways", "--search", "bayes", "--objective", "loss"], "needs parameters to choose"),
+        (["text.yaml"], "workers is 'two'"),
         (["bad.yaml"], "unknown setting of a sweep file 'wrokers'; did you mean 'workers'"),
     ],
 )
 def test_bad_sweeps_are_answered_in_one_line(project, capsys, words, message):
     (project / "bad.yaml").write_text("experiment: ways\nwrokers: 2\n")
+    (project / "text.yaml").write_text("experiment: ways\nworkers: two\n")
     assert cli.main(["sweep", *words]) == 2
     err = capsys.readouterr().err.strip()
     assert len(err.splitlines()) == 1

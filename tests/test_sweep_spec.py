@@ -19,7 +19,8 @@ SMOKE = {}
 
 
 def main(
-    kernel: str = "rbf", rank: int = 16, rate: float = 0.1, sizes: list[int] = [1, 2], seed: int = 0, flag: bool = False
+    kernel: str = "rbf", rank: int = 16, rate: float = 0.1, sizes: list[int] = [1, 2], seed: int = 0, flag: bool = False,
+    nested: list[list[int]] = [[1]], options: dict[str, float] = {}, pair: tuple[int, str] = (1, "a"), limit: float = float("inf"),
 ) -> dict:
     return {"loss": {"value": (rate - 0.3) ** 2 + (kernel == "rbf") + 0.01 * seed}, "name": kernel}
 '''
@@ -46,6 +47,12 @@ def bowl(tmp_path):
         ("sizes=[1,2],[3]", ([1, 2], [3])),
         ("flag=true,false", (True, False)),
         ("kernel=a..b", ("a..b",)),
+        ("kernel=1..3,b", ("1..3", "b")),
+        ('kernel="a,b",c', ("a,b", "c")),
+        ("nested=[[1,2],[3]],[[4]]", ([[1, 2], [3]], [[4]])),
+        ('options={"a":1,"b":2},{}', ({"a": 1, "b": 2}, {})),
+        ('pair=[2,"b"]', ([2, "b"],)),
+        ("limit=inf,-inf,1", (math.inf, -math.inf, 1.0)),
     ],
 )
 def test_axes_are_read_as_the_annotations_ask(bowl, word, expected):
@@ -66,6 +73,12 @@ def test_axes_are_read_as_the_annotations_ask(bowl, word, expected):
         ("rate=0..1,3", "range among values"),
         ("rank", "key=values"),
         ("rank=", "must be int"),
+        ("rank=16,", "empty value"),
+        ("kernel=a,,b", "empty value"),
+        ("rank=1e400", "must be int, got '1e400'"),
+        ("rank=NaN", "must be int, got 'NaN'"),
+        ("rank=0..1000000000", "has 1000000001 values"),
+        ("pair=[2,3]", "must be tuple"),
     ],
 )
 def test_a_wrong_axis_is_one_clear_line(bowl, word, message):
@@ -128,11 +141,44 @@ def test_the_share_of_a_number_on_a_range_is_the_inverse_of_the_number_at_a_shar
         ({"rate": "0..1"}, {}, "rate is a range"),
         ({"rate": "0..1"}, {"search": "zip"}, "rate is a range"),
         ({"rank": []}, {}, "no values"),
+        ({"rate": {"low": 0.1, "hihg": 1.0}}, {}, "expected a value, a list, or"),
+        ({"rate": {"low": 0.1}}, {}, "expected a value, a list, or"),
+        ({"kernel": {"low": "a", "high": "b"}}, {}, "kernel is no number"),
+        ([1], {}, "values by parameter"),
+        ({}, {"seeds": "5"}, "seeds is '5'"),
+        ({}, {"samples": 2.5}, "samples is 2.5"),
+        ({}, {"maximise": "no"}, "maximise is 'no'"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(bowl, axes, options, message):
     with pytest.raises(InputError, match=message):
         Spec(axes, **options).configs(bowl)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"seed": range(3)}, (0, 1, 2)),
+        ({"rank": np.arange(3)}, (0, 1, 2)),
+        ({"rank": [np.int64(4)]}, (4,)),
+        ({"rate": [np.float32(0.5), np.float64(2.0)]}, (0.5, 2.0)),
+        ({"rate": ["1e-4", 1]}, (1e-4, 1.0)),  # what YAML makes of 1e-4
+        ({"rate": {"low": "1e-4", "high": 1, "log": True}}, Range(1e-4, 1.0, log=True)),
+        ({"rate": Range(0.1, 1.0)}, Range(0.1, 1.0)),
+        ({"rank": Range(1, 9, log=True)}, Range(1, 9, log=True, whole=True)),
+        ({"options": {"a": 1.0}}, ({"a": 1.0},)),
+    ],
+)
+def test_axes_are_read_from_what_python_and_files_have(bowl, given, expected):
+    [axis] = sweep.read_space(bowl, given).axes.values()
+    assert axis == expected
+    if isinstance(expected, tuple):
+        assert [type(value) for value in axis] == [type(value) for value in expected]
+
+
+def test_a_parameter_is_given_once():
+    with pytest.raises(InputError, match="seed is given twice, as 0 and as 1; write seed=0,1"):
+        sweep.assignments(["seed=0", "seed=1"])
 
 
 YAML = "experiment: bowl\nsearch: zip\naxes:\n  kernel: [rbf, matern32]\n  seed: 0..1\n  rate: 0.5\nworkers: 2\n"

@@ -14,6 +14,7 @@ from gp_response.errors import InputError
 from gp_response.plots import Mean, ablation_curves
 from gp_response.sweep.compare import differences, interval, means
 from gp_response.sweep.draw import draw
+from gp_response.sweep.frame import matching
 from gp_response.sweep.show import Cell, as_latex, as_text, escaped, lay_out, number
 
 SOURCE = '''
@@ -109,6 +110,31 @@ def test_paired_differences_are_those_of_the_paired_t_test(table):
 def test_pairing_takes_out_what_both_share(table):
     alone = means(table, ["rmse.test"], by=["kernel"])["half"].max()
     assert differences(table, "rmse.test", "kernel", "rbf")["half"].max() < alone / 3
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "meant"),
+    [
+        ([1.0, 0.001], "1", [True, False]),
+        ([1.0, 0.001], "1e-3", [False, True]),
+        ([float("nan"), 1.0], "null", [True, False]),
+        ([True, False], "true", [True, False]),
+        (["[1, 2]", "[3]"], "[1,2]", [True, False]),
+        (["1", "a,b"], "1", [True, False]),
+        ([1, 0], "true", [False, False]),
+    ],
+)
+def test_values_are_found_by_what_one_writes(values, text, meant):
+    assert matching(pd.Series(values), text).tolist() == meant
+
+
+def test_runs_are_paired_where_a_parameter_is_none_in_some():
+    runs = [{"noise": noise, "kernel": k, "loss": 1.0 + (k == "b")} for noise in (None, 1.0) for k in "ab"]
+    table = pd.DataFrame(runs)
+    table.attrs["parameters"] = ["noise", "kernel"]
+    assert differences(table, "loss", "kernel", "a")["pairs"].tolist() == [2]
+    assert differences(table, "loss", "noise", "null")["pairs"].tolist() == [2]
+    assert differences(table, "loss", "noise", "1")["difference"].tolist() == [0.0]
 
 
 def test_runs_without_a_partner_are_left_out_and_counted(table):

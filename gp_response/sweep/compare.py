@@ -61,13 +61,13 @@ def differences(table: pd.DataFrame, value: str, parameter: str, baseline: str, 
     _check_level(level)
     if parameter not in table.attrs["parameters"]:
         raise unknown_name("parameter", parameter, table.attrs["parameters"])
-    labels = table[parameter].astype(str)
+    labels = table[parameter].map(str)  # astype keeps a NaN, by which pandas has None among numbers, as it is
     meant = labels[matching(table[parameter], baseline)]
     if meant.empty:
         raise InputError(f"no run has {parameter}={baseline}; there are {', '.join(sorted(set(labels)))}")
     baseline = meant.iloc[0]
     others = [name for name in varying(table) if name != parameter]
-    keys = table[others].astype(str).agg("\x1f".join, axis=1) if others else pd.Series("", index=table.index)
+    keys = table[others].map(str).agg("\x1f".join, axis=1) if others else pd.Series("", index=table.index)
     wide = pd.DataFrame({"key": keys, "label": labels, "number": _numbers(table, value)})
     grid = wide.pivot(index="key", columns="label", values="number")
     found = []
