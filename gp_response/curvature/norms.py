@@ -1,31 +1,47 @@
-"""Layer normalisation as plain arithmetic: under vmap the fused kernel is differentiated a second time wrongly."""
+"""Normalisation as plain arithmetic: under vmap the fused kernels are differentiated a second time wrongly."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
 class PlainNorms(TorchFunctionMode):
-    """Inside, `layer_norm` is sums and products. Its own second derivative, of a weighted norm under vmap, is off by some percent
-    (torch 2.13), which no error says."""
+    """Inside, `layer_norm` and `instance_norm` are sums and products. Their own second derivatives, of weighted norms under vmap,
+    are off by ten percent and more (torch 2.13), which no error says."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inner = _layer_norm if func is torch.nn.functional.layer_norm else func
-        return inner(*args, **(kwargs or {}))
+        return PLAIN.get(func, func)(*args, **(kwargs or {}))
 
 
 def _layer_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
-    over = tuple(range(-len(normalized_shape), 0))
-    centred = input - input.mean(dim=over, keepdim=True)
-    found = centred * (centred.square().mean(dim=over, keepdim=True) + eps).rsqrt()
+    found = _standardised(input, tuple(range(-len(normalized_shape), 0)), eps)
     found = found if weight is None else found * weight
     return found if bias is None else found + bias
 
+
+def _instance_norm(
+    input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None, weight: Tensor | None = None,
+    bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if not use_input_stats:  # then it is linear
+        return functional.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    found = _standardised(input, tuple(range(2, input.ndim)), eps)
+    each = (-1, *(1,) * (input.ndim - 2))  # a number for each channel
+    found = found if weight is None else found * weight.reshape(each)
+    return found if bias is None else found + bias.reshape(each)
+
+
+def _standardised(input: Tensor, over: tuple[int, ...], eps: float) -> Tensor:
+    centred = input - input.mean(dim=over, keepdim=True)
+    return centred * (centred.square().mean(dim=over, keepdim=True) + eps).rsqrt()
+
+
+PLAIN: dict[Callable, Callable] = {functional.layer_norm: _layer_norm, functional.instance_norm: _instance_norm}
 
 __all__ = ["PlainNorms"]

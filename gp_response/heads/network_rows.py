@@ -1,11 +1,12 @@
 """The training rows as a linearised network sees them: sweeps over batches, of which only sums or rows are kept."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gp_response.heads.gradient_lengths import gradient_lengths
+from gp_response.data import with_places
 from gp_response.heads.tangent_map import TangentMap
 from gp_response.linalg.blocks import block_size, byte_budget
 
@@ -58,11 +59,16 @@ class NetworkRows:
         x = self.x if rows is None else self.x[rows]
         return torch.cat([self.tangent.every(some).double() for some in x.split(self.batch)])
 
+    def gradients(self, points: Tensor) -> Iterator[Tensor]:
+        """Whitened gradients of readings at points, a block (b, P) of them at a time."""
+        step = min(self.at_once, self.batch)
+        return (self.tangent.gradient(some).double().div_(self.root) for some in points.split(step))
+
     @cached_property
     def lengths(self) -> Tensor:
-        """`‖g_i‖` of every row and output in whitened parameters, (n C,)."""
-        room = min(AT_ONCE, byte_budget(None, self.x.device))
-        return gradient_lengths(self.tangent, self.x, self.root, room=room, batch=self.batch).flatten()
+        """`‖g_i‖` of every row and output in whitened parameters, (n C,), by one reverse sweep an output."""
+        points = with_places(self.x, self.tangent.axes)
+        return torch.cat([block.norm(dim=1) for block in self.gradients(points)])
 
     @cached_property
     def at_once(self) -> int:

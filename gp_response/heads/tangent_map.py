@@ -84,12 +84,8 @@ class TangentMap:
             return vmap(grad(one), (None, 0))(self.network.origin, x.to(self.network.dtype))
 
     def reversed(self, x: Tensor) -> bool:
-        """Whether the network can be differentiated by plain autograd only, and not by torch.func, at points (p, d + q)."""
-        return not inside_transform() and self.reversed_rows(self._rows(x))
-
-    def reversed_rows(self, x: Tensor) -> bool:
-        """The same at rows (n, d)."""
-        return isinstance(self.network.mode(self.inputs.of(x)), ReverseMode)
+        """Whether the network can be differentiated by plain autograd only, and not by torch.func."""
+        return not inside_transform() and isinstance(self.network.mode(self.inputs.of(self._rows(x))), ReverseMode)
 
     def _pulled(self, point: Tensor) -> Tensor:
         """The gradient of one reading, (1, P), without torch.func."""

@@ -92,7 +92,7 @@ def regime(
 
     Args:
         posterior: with a Gaussian likelihood.
-        perturbation: rows, groups or new points, with an energy linear in h.
+        perturbation: rows, groups, new points or a mixture, with an energy linear in h; or noise.
         tolerance: relative, above 0.
         h: an amplitude to answer for as well.
 
