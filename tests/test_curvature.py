@@ -1,6 +1,7 @@
 """Curvature operators are the dense matrices, and networks that have none are refused."""
 
 import re
+import threading
 from copy import deepcopy
 from functools import partial
 
@@ -146,6 +147,38 @@ def test_the_network_is_seen_as_it_was_when_it_was_given():
     assert torch.equal(op @ v, before)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda net: net.train(), lambda net: net.__setitem__(1, nn.ReLU())], ids=["train", "swap"]
+)
+def test_what_becomes_of_the_module_afterwards_does_not_matter(change):
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.4), nn.Linear(5, 1)).double().eval()
+    x, y = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    op = gr.hessian(net, (x, y), likelihood=gr.Gaussian(noise=0.1))
+    found = gr.laplace(net, (x, y), likelihood=gr.Gaussian(noise=0.1))
+    before, variance = op.dense(), found.variance(x)
+    change(net)
+    assert torch.equal(op.dense(), before)
+    assert torch.equal(found.variance(x), variance)
+
+
+class Overwriting(nn.Linear):
+    """Halves its input where it lies."""
+
+    def forward(self, x):
+        return torch.tanh(super().forward(x.mul_(0.5)))
+
+
+def test_a_forward_that_writes_into_its_input_finds_the_rows_as_they_were():
+    net = Overwriting(4, 1).double()
+    x, y = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    kept, plain = x.clone(), nn.Sequential(nn.Linear(4, 1), nn.Tanh()).double()
+    plain[0].load_state_dict(net.state_dict())
+    op = gr.ggn(net, (x, y), likelihood=gr.Gaussian(noise=0.1), batch_size=2)
+    expected = gr.ggn(plain, (0.5 * x, y), likelihood=gr.Gaussian(noise=0.1)).dense()
+    torch.testing.assert_close(op.dense(), expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(x, kept)
+
+
 def gr_categorical(name):
     return next(iter(CASES[name].labels))
 
@@ -280,6 +313,17 @@ class Spread(nn.Linear):
         return super().forward(x).sum(dim=0)
 
 
+class Single(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class Holding(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.lock = threading.Lock()
+
+
 class Infinite(nn.Linear):
     def forward(self, x):
         return super().forward(x) / 0.0
@@ -302,6 +346,10 @@ def trained(*layers):
         (Several(4, 1), "returned a tuple; wrap it"),
         (Spread(4, 1), r"shape \(1, 1\) for 4 rows"),
         (Infinite(4, 1), "not finite"),
+        (Single(4, 1).double(), "returned float32 from float64 parameters"),
+        (Holding(4, 1), "Holding cannot be copied"),
+        (nn.Linear(3, 1), r"cannot be called on rows of shape \(4, 4\), float32: mat1 and mat2"),
+        (nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1)), "'0.weight' has no shape yet"),
         (nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 1)), "renormalises"),
         (nn.Linear(4, 1).bfloat16(), "bfloat16; call net.float"),
         (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1).double()), "2 types or devices"),
@@ -391,6 +439,18 @@ def test_tied_parameters_are_one_under_either_name():
 def test_a_layer_called_head_is_the_head():
     net = nn.ModuleDict({"head": nn.Linear(2, 2), "last": nn.Linear(2, 2)})
     assert select(net, "head") == ("head.weight", "head.bias")
+
+
+def test_the_head_of_a_parametrised_layer_is_all_of_it():
+    norm = nn.utils.parametrizations.weight_norm
+    net = nn.Sequential(norm(nn.Linear(3, 4)), nn.Tanh(), norm(nn.Linear(4, 1)))
+    assert set(select(net, "head")) == set(select(net, "2"))
+    assert len(select(net, "head")) == 3
+
+
+def test_a_rule_of_other_arguments_is_told():
+    with pytest.raises(gr.InputError, match=r"expected \(name, parameter\) -> bool"):
+        select(nn.Linear(2, 1), lambda name: True)
 
 
 def test_vectors_and_trees_are_inverse():

@@ -213,6 +213,11 @@ def test_what_draws_cannot_say_is_refused_with_what_to_do():
         (lambda: gr.draws(values, DATA, likelihood=gaussian, beta=-1.0), "positive"),
         (lambda: gr.draws(values, DATA, of="loss"), "expected 'values'"),
         (lambda: gr.draws(values * float("nan"), DATA, likelihood=gaussian), "NaN"),
+        (lambda: gr.draws(values[:1, :1].expand_as(values), DATA, likelihood=gaussian), "draws are the same"),
+        (lambda: gr.draws(values[:, :0], DATA, likelihood=gaussian), "expected floating"),
+        (lambda: gr.draws("draws.npy", DATA, likelihood=gaussian), "samples of type str"),
+        (lambda: gr.draws(values[None], DATA, likelihood=gaussian, call=lambda theta, x: x[:, 0]), "parameters"),
+        (lambda: gr.draws(values, DATA, likelihood=gaussian, call=lambda theta, x: None).mean(DATA.test.x), "a NoneType"),
         (lambda: gr.draws(values, DATA, likelihood=gaussian, at=BOTH[:, :1]), "expected"),
     ]  # fmt: skip
     for action, words in refusals:

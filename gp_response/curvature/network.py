@@ -1,24 +1,26 @@
 """A module as a function of chosen parameters: outputs, and products with the Jacobian J of the outputs."""
 
 from collections.abc import Mapping
-from copy import copy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from gp_response.curvature.attention import plain_attention
 from gp_response.curvature.frozen import refuse_unfrozen, refuse_unsteady
 from gp_response.curvature.modes import ForwardMode, Mode, Parts, ReverseMode
 from gp_response.curvature.probe import choose_mode
 from gp_response.curvature.selection import Selection, select
-from gp_response.errors import InputError
+from gp_response.errors import GPResponseError, InputError
 
 
 class Network:
-    """A trained module, taken as it stands and never changed: parameters and buffers are copied.
+    """A trained module, taken as it stands and never changed: its layers, parameters and buffers are copied, so that training it
+    on, switching its mode or swapping a layer does not matter here.
 
     Attributes:
         names, shapes: of the P parameters chosen, in the order of a flat vector.
@@ -31,17 +33,18 @@ class Network:
         parameters: see `select`.
 
     Raises:
-        InputError: layers in training mode, parameters of several types or devices, none chosen.
+        InputError: layers in training mode, parameters of several types or devices, none chosen; a module that cannot be copied.
     """
 
     def __init__(self, module: nn.Module, parameters: Selection = "all"):
         if not isinstance(module, nn.Module):
             raise InputError(f"got a {type(module).__name__}; expected a torch.nn.Module")
+        _refuse_lazy(module)
         self.names = select(module, parameters)
         refuse_unfrozen(module)
         given = {name: p.detach() for name, p in module.named_parameters()}
         self.shapes = tuple(given[name].shape for name in self.names)
-        self.module = module
+        self.module = _layers(module)
         _refuse_mixed({name: given[name] for name in self.names})
         # Tensors of their own: forward mode gives a view into a long vector a tangent as long as the vector.
         self.parts: Parts = {name: given[name].clone(memory_format=torch.contiguous_format) for name in self.names}
@@ -123,14 +126,33 @@ class Network:
 
     def at(self, parts: Parts, x: Tensor) -> Tensor:
         """Outputs at parameters by name; floating inputs are cast to the network's type."""
-        x = self.inputs(x)
+        x = self.inputs(x).clone()  # a forward may write into what it is given
         with plain_attention():
-            return _rows_first(functional_call(self.module, {**self._fixed, **self._buffers, **parts}, (x,)), len(x))
+            found = functional_call(self.module, {**self._fixed, **self._buffers, **parts}, (x,))
+        return _rows_first(found, len(x), self.dtype)
 
     def output(self, x: Tensor) -> Tensor:
-        """Outputs (n, C), or (n, L, C), of the network as it stands, without gradients."""
-        with torch.no_grad():
-            return self.at(self.parts, x)
+        """Outputs (n, C), or (n, L, C), of the network as it stands, without gradients.
+
+        Raises:
+            InputError: it cannot be called on these rows, or returns something else.
+        """
+        try:
+            with torch.no_grad():
+                return self.at(self.parts, x)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, GPResponseError):
+                raise
+            raise InputError(self._refusal(x, error)) from error
+
+    def _refusal(self, x: Tensor, error: Exception) -> str:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        given = self.inputs(x)
+        wide = "" if self.dtype == torch.float32 else '; of a network that is float32 inside, give precision="float32"'
+        return (
+            f"{type(self.module).__name__}, in {str(self.dtype)[6:]}, cannot be called on rows of shape {tuple(given.shape)}, "
+            f"{str(given.dtype)[6:]}: {said}; give x as its forward takes it, rows first{wide}"
+        )
 
     def inputs(self, x: Tensor) -> Tensor:
         """Rows on the network's device, floating ones in its type."""
@@ -188,9 +210,34 @@ def _refuse_mixed(chosen: Parts) -> None:
         raise InputError(f"parameters are {next(iter(kinds))[0]}; call net.float() or net.double() on a copy first")
 
 
-def _rows_first(output: Any, n: int) -> Tensor:
+def _layers(module: nn.Module) -> nn.Module:
+    """The layers copied, with their parameters and buffers shared: calls put other tensors in the place of those."""
+    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    # A tensor computed from others, as older weight norms keep it, is copied by no deepcopy.
+    loose = [t for layer in module.modules() for t in vars(layer).values() if isinstance(t, Tensor) and not t.is_leaf]
+    try:
+        return deepcopy(module, {**shared, **{id(t): t.detach().clone() for t in loose}})
+    except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise InputError(
+            f"{type(module).__name__} cannot be copied ({error}); a network is kept as it stands: take out what "
+            "copy.deepcopy cannot copy, or give it a __deepcopy__"
+        ) from error
+
+
+def _refuse_lazy(module: nn.Module) -> None:
+    lazy = [name for name, p in module.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise InputError(f"parameter {lazy[0]!r} has no shape yet; call the network on some rows, and train it, first")
+
+
+def _rows_first(output: Any, n: int, dtype: torch.dtype) -> Tensor:
     if not isinstance(output, Tensor):
         raise InputError(f"the network returned a {type(output).__name__}; wrap it in a module that returns one tensor")
+    if output.dtype != dtype:
+        raise InputError(
+            f"the network returned {str(output.dtype)[6:]} from {str(dtype)[6:]} parameters; return numbers in the "
+            "parameters' type, whose rounding is what error bounds count"
+        )
     output = output[:, None] if output.ndim == 1 else output
     if output.ndim not in (2, 3) or len(output) != n:
         raise InputError(

@@ -65,7 +65,10 @@ def _found(module: nn.Module, rule: Rule, names: Iterable[str]) -> Iterator[str]
         return _below(module, rule, names)
     if callable(rule):
         by_name = dict(module.named_parameters(remove_duplicate=False))
-        return (name for name in names if rule(name, by_name[name]))
+        try:
+            return iter([name for name in names if rule(name, by_name[name])])
+        except TypeError as error:
+            raise InputError(f"parameters={rule!r} failed ({error}); expected (name, parameter) -> bool") from error
     raise InputError(
         f"parameters holds {rule!r}; expected a name, re.compile(...) or a callable (name, parameter) -> bool"
     )
@@ -76,14 +79,21 @@ def _below(module: nn.Module, rule: str, names: Iterable[str]) -> Iterator[str]:
     if not named and rule == "all":
         return iter(names)
     if not named and rule == "head":
-        return (name for name in names if name.rpartition(".")[0] == _last_layer(module))
+        last = _last_layer(module)
+        return (name for name in names if _layer(name.rpartition(".")[0]) == last)
     return iter(named)
 
 
 def _last_layer(module: nn.Module) -> str:
-    return [name for name, layer in module.named_modules() if next(layer.parameters(recurse=False), None) is not None][
-        -1
+    holding = [
+        name for name, layer in module.named_modules() if next(layer.parameters(recurse=False), None) is not None
     ]
+    return _layer(holding[-1])
+
+
+def _layer(holder: str) -> str:
+    """The layer that parameters held here are of: those of a parametrised one are held below it, "2.parametrizations.weight"."""
+    return re.split(r"(?:^|\.)parametrizations(?:\.|$)", holder)[0]
 
 
 __all__ = ["Selection", "select"]

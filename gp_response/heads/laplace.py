@@ -1,6 +1,7 @@
 """The Laplace approximation of a trained network, as a posterior that every response can be asked of."""
 
 from dataclasses import replace
+from math import inf, nan
 from typing import Any
 
 import torch
@@ -174,10 +175,19 @@ def _check(likelihood: Any, curvature: str, beta: float, localise: float, batch_
         raise InputError(
             f'under {likelihood!r} sites move with the network, which curvature={curvature!r} does not; use "ggn"'
         )
-    if not 0.0 < float(beta) < float("inf") or not 0.0 <= float(localise) < float("inf"):
-        raise InputError(f"laplace(beta={beta!r}, localise={localise!r}): expected beta > 0 and localise >= 0, finite")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    if not 0.0 < _number(beta) < inf or not 0.0 <= _number(localise) < inf:
+        raise InputError(
+            f"laplace(beta={beta!r}, localise={localise!r}): expected numbers beta > 0 and localise >= 0, finite"
+        )
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"laplace(batch_size={batch_size!r}): expected an integer of 1 or more, or None")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return nan
 
 
 def _in_precision(network: Network, precision: str | None) -> Network:
@@ -198,9 +208,8 @@ def _precision(value: Any, network: Network) -> Tensor:
     precision = precision.reshape(()) if precision.numel() == 1 else precision
     positive = bool(((precision > 0) & precision.isfinite()).all())
     if precision.shape not in ((), (network.count,)) or not positive:
-        raise InputError(
-            f"prior_precision of shape {tuple(precision.shape)}; expected a positive number or ({network.count},) of them"
-        )
+        got = f"{float(precision):g}" if precision.ndim == 0 else f"of shape {tuple(precision.shape)}"
+        raise InputError(f"prior_precision {got}; expected a positive finite number or ({network.count},) of them")
     return precision
 
 

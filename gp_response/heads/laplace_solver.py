@@ -22,10 +22,9 @@ def chosen_solver(solver: Any, count: int, data: Dataset, several: bool) -> Any:
     if solver is not None:
         if several and isinstance(solver, Cholesky):
             raise InputError("Cholesky() is function space, of one output; for several take Dense(), CG() or Lanczos()")
-        if not hasattr(solver, "factor"):
-            raise InputError(
-                f"laplace got a solver of type {type(solver).__name__}; expected Dense(), CG() or Lanczos()"
-            )
+        if isinstance(solver, type) or not hasattr(solver, "factor"):
+            got = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
+            raise InputError(f"laplace got {got} for a solver; expected Dense(), CG() or Lanczos()")
         return solver
     if count <= SMALL:
         return Dense()

@@ -158,7 +158,7 @@ def _refuse_negative(pivots: Tensor) -> None:
         worst = int(pivots.argmin())
         raise SolverError(
             f"the change takes away more precision than the data hold (site {worst}: 1 + ΔS = {float(pivots[worst]):.3g}); "
-            "use a smaller amplitude h"
+            "use a smaller amplitude h, or, where Lanczos() only brackets these covariances, CG() or a higher rank"
         )
 
 

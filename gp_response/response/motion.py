@@ -114,7 +114,7 @@ class SiteMotion(Motion):
         weight = precisions(self.posterior)
         value, error = torch.zeros_like(self.energy.curvature), torch.zeros_like(self.energy.curvature)
         active = torch.nonzero(self.energy.curvature != 0).flatten()
-        for some in active.split(self.posterior._step()):
+        for some in active.split(self.posterior._step()) if len(active) else ():  # a network of no rows may be none
             probe, own = self._at_sites(some)
             cov = probe.to_train()
             rest = (weight * cov.value**2).sum(dim=1)

@@ -134,7 +134,7 @@ def _inverse(system: Tensor, sign: Tensor) -> _Inverse:
 def _refusal(lowest: float) -> SolverError:
     return SolverError(
         f"the change takes away more precision than the data hold (a set's smallest eigenvalue of 1 + ΔS is {lowest:.3g}); "
-        "use a smaller amplitude h"
+        "use a smaller amplitude h, or, where Lanczos() only brackets these covariances, CG() or a higher rank"
     )
 
 

@@ -10,7 +10,7 @@ from gp_response.errors import InputError
 from gp_response.heads.sampling.chains import Chains
 from gp_response.heads.sampling.covariance import quantile, sampled_covariance
 from gp_response.heads.sampling.diagnostics import effective_size, split_rhat
-from gp_response.heads.sampling.readings import Call, Called, Losses, Readings, Stored, shaped
+from gp_response.heads.sampling.readings import Call, Called, Losses, Readings, Stored, as_samples, shaped
 from gp_response.likelihoods import Categorical, Gaussian, Likelihood
 from gp_response.posterior import Certified, Posterior
 
@@ -136,7 +136,7 @@ def draws(
         of: "values" or "losses".
 
     Raises:
-        InputError: shapes that do not fit, a missing likelihood, numbers that are not finite.
+        InputError: shapes that do not fit, a missing likelihood, numbers that are not finite, draws that are all the same one.
     """
     if isinstance(samples, Chains):
         likelihood, beta = (
@@ -159,8 +159,10 @@ def draws(
 
 def _readings(samples: Any, data: Dataset, at: Any, labels: Any, call: Call | None, of: str) -> Readings:
     if call is not None and at is None:
-        width = torch.as_tensor(samples).shape[-1]
+        samples = as_samples(samples)
+        width = samples.shape[-1] if samples.ndim else 0
         return Called(shaped(samples, width=width, what="parameters"), call)
+    samples = as_samples(samples)
     points, own = _points(samples, data, at)
     values = shaped(samples, width=len(points), what="points")
     if of == "values":
@@ -179,7 +181,7 @@ def _points(samples: Any, data: Dataset, at: Any) -> tuple[Tensor, Tensor | None
         if points.ndim != 2 or points.shape[1] != train.x.shape[1]:
             raise InputError(f"at has shape {tuple(points.shape)}; expected (p, {train.x.shape[1]})")
         return points, None
-    if len(test) and len(train) + len(test) in torch.as_tensor(samples).shape[1:]:
+    if len(test) and len(train) + len(test) in samples.shape[1:]:
         return torch.cat([train.x, test.x]), torch.cat([train.y, test.y])
     return train.x, train.y
 

@@ -48,6 +48,8 @@ class Called(Readings):
     def at(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             found = [self.call(theta, x) for theta in self.theta.flatten(0, 1)]
+        if not isinstance(found[0], Tensor):
+            raise InputError(f"call(theta, x) gave a {type(found[0]).__name__}; expected a tensor, (q,) or (q, C)")
         values = torch.stack(found).double()
         if values.ndim not in (2, 3) or values.shape[1] != len(x):
             raise InputError(
@@ -99,19 +101,33 @@ def shaped(samples: Any, *, width: int, what: str) -> Tensor:
     """Samples as (chains, draws, width, …); one chain may leave the first dimension out.
 
     Raises:
-        InputError: other shapes, or numbers that are not finite.
+        InputError: other shapes, numbers that are not finite, or draws that are all the same one.
     """
-    found = torch.as_tensor(samples)
+    found = as_samples(samples)
     if found.ndim >= 2 and found.shape[1] == width and (found.ndim == 2 or found.shape[2] != width):
         found = found[None]
-    if found.ndim not in (3, 4) or found.shape[2] != width or not found.is_floating_point():
+    depths = (3,) if what == "parameters" else (3, 4)
+    if found.ndim not in depths or found.shape[2] != width or not found.numel() or not found.is_floating_point():
         raise InputError(
             f"samples of shape {tuple(found.shape)}, {found.dtype}; expected floating (chains, draws, {width}) for {width} {what}"
         )
     if not bool(torch.isfinite(found).all()):
         chain, draw = torch.nonzero(~torch.isfinite(found))[0].tolist()[:2]
         raise InputError(f"draw {draw} of chain {chain} is NaN or inf; leave it out, or sample with a smaller step")
+    if found.shape[0] * found.shape[1] > 1 and bool((found == found[:1, :1]).all()):
+        raise InputError(
+            f"all {found.shape[0] * found.shape[1]} draws are the same: the sampler has not moved; look at its step"
+        )
     return found
 
 
-__all__ = ["Call", "Called", "Losses", "Readings", "Stored", "shaped"]
+def as_samples(samples: Any) -> Tensor:
+    try:
+        return torch.as_tensor(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"samples of type {type(samples).__name__}; expected a floating tensor or array of draws"
+        ) from error
+
+
+__all__ = ["Call", "Called", "Losses", "Readings", "Stored", "as_samples", "shaped"]
