@@ -23,7 +23,7 @@ def copy(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "experiments" / "ablations").mkdir(parents=True)
-    for name in ("ablation.py", "ablations/kernel.yaml"):
+    for name in ("ablation.py", "_dense.py", "ablations/kernel.yaml"):
         shutil.copy(ROOT / "experiments" / name, folder / "experiments" / name)
     text = TUTORIAL.read_text(encoding="utf-8")
     [file] = re.findall(r"```\{literalinclude\} (\w+\.py)\n```", text)

@@ -71,6 +71,7 @@ def local_derivatives(
 
     where: indices (p,) of the points that `at` belongs to; None for all of them.
     """
+    observable.require_smooth(at)
     data = tuple(t if where is None else t[where] for t in observable.local_data())
 
     def one(point: Tensor, *rest: Tensor) -> Tensor:

@@ -123,6 +123,9 @@ class Observable(ABC):
         second = vmap(torch.func.jacfwd(grad(one)))(pairs, *data)
         return Derivatives(first[:, 0], first[:, 1], second[:, 0, 0], second[:, 0, 1], second[:, 1, 1])
 
+    def require_smooth(self, at: Marginals) -> None:
+        """Refuse points at which derivatives of `local` by automatic differentiation are not those of the expectation."""
+
     def noise_slope(self, at: Marginals, where: Tensor | None = None) -> Tensor:
         """∂/∂σ² of `local` at fixed marginals, and the derivatives of that by mean and variance, (3, p)."""
         data = self.local_data() if where is None else tuple(t[where] for t in self.local_data())
@@ -174,6 +177,9 @@ class EveryLabel(Observable):
 
     def derivatives(self, at: Marginals, where: Tensor | None = None) -> "Derivatives":
         return super().derivatives(at, where) if self.asked.local_data() else self.asked.derivatives(at)
+
+    def require_smooth(self, at: Marginals) -> None:
+        self.asked.require_smooth(at)
 
     @property
     def kind(self) -> str:

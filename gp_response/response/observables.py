@@ -234,8 +234,11 @@ class Pointwise(Observable):
             settled(self.function, at.mean, at.variance)
         return super().expectation(at)
 
-    def derivatives(self, at: Marginals, where: Tensor | None = None) -> Derivatives:
+    def require_smooth(self, at: Marginals) -> None:
         settled(self.function, at.mean, at.variance)
+
+    def derivatives(self, at: Marginals, where: Tensor | None = None) -> Derivatives:
+        self.require_smooth(at)
         parts = zip(at.mean.split(TOGETHER), at.variance.split(TOGETHER), strict=True)
         found = [super(Pointwise, self).derivatives(Marginals(*part, at.noise)) for part in parts]
         return Derivatives(*(torch.cat(part) for part in zip(*found, strict=True)))
