@@ -123,7 +123,7 @@ class Observable(ABC):
         second = vmap(torch.func.jacfwd(grad(one)))(pairs, *data)
         return Derivatives(first[:, 0], first[:, 1], second[:, 0, 0], second[:, 0, 1], second[:, 1, 1])
 
-    def require_smooth(self, at: Marginals) -> None:
+    def require_smooth(self, at: Marginals) -> None:  # noqa: B027 - most observables are smooth everywhere
         """Refuse points at which derivatives of `local` by automatic differentiation are not those of the expectation."""
 
     def noise_slope(self, at: Marginals, where: Tensor | None = None) -> Tensor:
