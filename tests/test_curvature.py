@@ -222,10 +222,10 @@ def test_many_vectors_go_in_parts_that_do_not_matter(monkeypatch):
 
 def test_the_default_batch_fits_the_budget(monkeypatch):
     net, x, y = build("convolutions, batch norm", gr_categorical("convolutions, batch norm"))
-    monkeypatch.setattr("gp_response.curvature.curvature.byte_budget", lambda budget, device: 200_000)
+    monkeypatch.setattr("gp_response.curvature.curvature.byte_budget", lambda budget, device: 100_000)
     small = gr.ggn(net, (x, y), likelihood=gr.Categorical(3))
     assert 1 <= small.batch_size < len(x)
-    assert 4 * small._each * small.batch_size <= 200_000
+    assert 4 * small._each * small.batch_size <= 100_000
 
 
 # Laws that can fail.
