@@ -128,7 +128,7 @@ def test_refusals_say_what_to_do():
     posterior = heads()["cholesky"].condition(DATA)
     plain = gr.Exact(gr.RBF(lengthscale=1.0), noise=0.1).condition(DATA)
     assert_refused(lambda: gr.susceptibility(plain, gr.component(X, 0), gr.reweight()), "no sum of kernels")
-    assert_refused(lambda: gr.susceptibility(posterior, gr.component(X, 3), gr.reweight()), "numbers 0 to 2")
+    assert_refused(lambda: gr.susceptibility(posterior, gr.component(X, 3), gr.reweight()), "a number from 0 to 2")
     assert_refused(lambda: gr.susceptibility(posterior, gr.component(X, "smoth"), gr.reweight()), "smooth")
     twice = gr.Exact(gr.RBF().named("a") + gr.Matern32().named("a"), noise=0.1).condition(DATA)
     assert_refused(lambda: gr.susceptibility(twice, gr.components(X), gr.reweight()), "its own name")
