@@ -21,6 +21,17 @@ def mlp(*widths: int, seed: int = 0) -> nn.Module:
     return nn.Sequential(*layers[:-1]).double()
 
 
+class Apart(nn.Module):
+    """Two outputs, each of a network of its own."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.nets = nn.ModuleList([mlp(dim, 5, 1, seed=s) for s in (1, 2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([net(x) for net in self.nets], dim=1)
+
+
 def jacobian(net: nn.Module, x: Tensor, names: list[str] | None = None) -> Tensor:
     """J (n, C, P) by reverse mode, written out."""
     chosen = {name: p.detach() for name, p in net.named_parameters() if names is None or name in names}
@@ -49,4 +60,4 @@ def solved(inside: Tensor, weight: Tensor, prior: Tensor, outside: Tensor) -> Te
     return torch.from_numpy((right.T @ x).astype(float))
 
 
-__all__ = ["covariance", "jacobian", "mlp", "solved"]
+__all__ = ["Apart", "covariance", "jacobian", "mlp", "solved"]

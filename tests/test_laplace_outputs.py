@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import jacobian, mlp
+from networks import Apart, jacobian, mlp
 
 import gp_response as gr
 from gp_response.data import by_label, samples_of, with_places
@@ -181,15 +181,8 @@ def test_finite_changes_are_those_of_ridge_refitted(solver):
 
 
 def test_outputs_that_share_nothing_are_models_of_one():
-    class Apart(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.nets = torch.nn.ModuleList([mlp(D, 5, 1, seed=s) for s in (1, 2)])
-
-        def forward(self, x):
-            return torch.cat([net(x) for net in self.nets], dim=1)
-
-    joint, nets = posterior(Apart()), Apart().nets
+    net = Apart(D)
+    joint, nets = posterior(net), net.nets
     each = [posterior(net, gr.dataset(X, Y[:, c], weights=RHO, standardise=False)) for c, net in enumerate(nets)]
     cov = joint.cov(AT)
     value = gr.susceptibility(joint, gr.value(AT), gr.reweight()).matrix.reshape(4, C, N)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from networks import jacobian, mlp
+from networks import Apart, jacobian, mlp
 
 import gp_response as gr
 from gp_response.data import rows_by_sample, sample_weights
@@ -170,15 +170,8 @@ def test_samples_left_out_are_those_of_refits(solver):
 
 
 def test_outputs_that_share_nothing_add_up():
-    class Apart(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.nets = torch.nn.ModuleList([mlp(D, 5, 1, seed=s) for s in (1, 2)])
-
-        def forward(self, x):
-            return torch.cat([net(x) for net in self.nets], dim=1)
-
-    nets, together = Apart().nets, posterior(Apart(), (X, Y[:, :2], RHO))
+    net = Apart(D)
+    nets, together = net.nets, posterior(net, (X, Y[:, :2], RHO))
     each = [posterior(net, gr.dataset(X, Y[:, c], weights=RHO, standardise=False)) for c, net in enumerate(nets)]
     close = {"rtol": 1e-8, "atol": 1e-10}
     one, other = gr.waic(together), [gr.waic(p) for p in each]

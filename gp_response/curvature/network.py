@@ -140,9 +140,9 @@ class Network:
         try:
             with torch.no_grad():
                 return self.at(self.parts, x)
+        except GPResponseError:
+            raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            if isinstance(error, GPResponseError):
-                raise
             raise InputError(self._refusal(x, error)) from error
 
     def _refusal(self, x: Tensor, error: Exception) -> str:

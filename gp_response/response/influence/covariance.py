@@ -17,11 +17,10 @@ from gp_response.linalg.inverse_diagonal import inverse_error
 from gp_response.linalg.pivoted import pivoted_rows
 from gp_response.linalg.triangular import symmetric_inverse
 from gp_response.posterior import Certified
-from gp_response.response.influence.squares import Spanned, Stored
+from gp_response.response.influence.squares import ROUNDING, Spanned, Stored
 from gp_response.solvers import FactoredCholesky
 
 EPS = torch.finfo(torch.float64).eps
-ROUNDING = 8.0 * EPS
 FAR = 100.0  # site variances in units of the prior variance from which D - D A⁻¹ D loses what K A⁻¹ D keeps
 PROBES = 128  # rows looked from at a time
 BYTES = 2**27  # of one block of kernel rows

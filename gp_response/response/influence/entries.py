@@ -1,11 +1,9 @@
 """Entries of the influence matrix from those of the covariance."""
 
-import torch
 from torch import Tensor
 
 from gp_response.posterior import Certified
-
-ROUNDING = 8.0 * torch.finfo(torch.float64).eps
+from gp_response.response.influence.squares import ROUNDING
 
 
 def loss_covariance(

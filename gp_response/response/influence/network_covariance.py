@@ -9,8 +9,8 @@ from gp_response.heads.network_posterior import NetworkPosterior
 from gp_response.kernels.look import Look
 from gp_response.linalg.blocks import byte_budget
 from gp_response.posterior import Certified
-from gp_response.response.influence.covariance import ROUNDING, RowCovariance, spanned, usual_rank
-from gp_response.response.influence.squares import Spanned
+from gp_response.response.influence.covariance import RowCovariance, spanned, usual_rank
+from gp_response.response.influence.squares import ROUNDING, Spanned
 
 
 class LinearisedRows(RowCovariance):
