@@ -148,7 +148,7 @@ def test_responses_are_those_of_refits_with_the_rest_where_it_was(c):
         mean, cov = found[:2]
         return (((Y - part.rest(X).value - mean) ** 2 + cov.diagonal()) / (2 * NOISE)).mean()
 
-    asked = ComponentLoss(X, Y - part.rest(X).value, None)
+    asked = ComponentLoss(X, Y - part.rest(X).value, None, len(X))
     rows = [0, 3, 7]
     ways = {
         "reweight": (gr.reweight(rows), lambda i, s: {"weights": DATA.train.weights + s * one[i]}),
