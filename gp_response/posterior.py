@@ -141,6 +141,11 @@ class Posterior(ABC):
         """Look from training rows (k,) as the data see the field there."""
         return self.probe(self.data.train.x[rows])
 
+    def from_rows(self, rows: Tensor) -> Any:
+        """What sees any readings from training rows (k,) by a solve for each row and none for the readings: an object with
+        `toward(look)`, as of a probe, and `converged` (k,). None where looking from the readings costs no more."""
+        return None
+
     def mean_of(self, look: Look) -> Certified:
         """Means of readings, (p,), where a head can without a solve for each."""
         return self.probe(look).mean

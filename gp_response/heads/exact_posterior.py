@@ -16,10 +16,11 @@ from gp_response.data import Dataset
 from gp_response.errors import InputError, SolverError
 from gp_response.heads.frozen import frozen_copy
 from gp_response.heads.prior_mean import prior_mean_at
+from gp_response.heads.row_columns import RowColumns
 from gp_response.heads.trace import Trace
 from gp_response.heads.whitening import whiten
 from gp_response.kernels import Kernel
-from gp_response.kernels.look import Look, between, matrix_of, own
+from gp_response.kernels.look import Look, between, matrix_of, own, prior_deviation
 from gp_response.kernels.system import KernelSystem
 from gp_response.linalg.blocks import byte_budget, point_bytes
 from gp_response.linalg.cholesky import CholeskyFactor
@@ -83,9 +84,15 @@ class ExactPosterior(Posterior):
         right, look = self.whitened(look), look.double()
         start = look.start(lambda z: prior_mean_at(self.prior_mean, z))[:, None]
         value = residual(start, -right.T, self.target.value[:, None])[:, 0]
-        error = _prior_deviation(self.kernel, look) * self.target.defect
+        error = prior_deviation(self.kernel, look) * self.target.defect
         error = torch.minimum(error, right.abs().T @ self.target.error)
         return Certified(value, error + _rounding(right.abs().T @ self.target.value.abs() + value.abs()))
+
+    def from_rows(self, rows: Tensor) -> RowColumns | None:
+        """Where solves are iterative, and all rows have weight."""
+        if not isinstance(self.factor, FactoredCG) or bool((self.whitening.scale[rows] == 0).any()):
+            return None
+        return RowColumns(self, rows)
 
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self.kernel.matrix(x, y)
@@ -258,18 +265,11 @@ class ExactProbe(Probe):
     def toward(self, look: Look) -> Certified:
         right, look = self.posterior.whitened(look), look.double()
         prior = between(self.posterior.kernel, matrix_of, self.look, look)
-        root = _prior_deviation(self.posterior.kernel, look)
+        root = prior_deviation(self.posterior.kernel, look)
         error = (self.solution.defect + self.off)[:, None] * root
         error = torch.minimum(error, (self.solution.error + self.off).T @ right.abs())
         size = prior.abs() + self.solution.value.abs().T @ right.abs()
         return Certified(prior - self.solution.value.T @ right, error + _rounding(size))
-
-
-def _prior_deviation(kernel: Kernel, look: Look) -> Tensor:
-    """Of readings, (p,); a bend may have none, where its covariance with values exists all the same."""
-    if look.order > 1:
-        return torch.full((len(look),), torch.finfo(torch.float64).max, dtype=torch.float64, device=look.points.device)
-    return own(kernel, look).sqrt()
 
 
 def _factored(factor: FactoredCholesky) -> Enclosure:

@@ -31,7 +31,7 @@ from gp_response.kernels.look import Look
 from gp_response.linalg.bracket import Coordinates
 from gp_response.linalg.system import ROUNDING
 from gp_response.posterior import Certified, Posterior
-from gp_response.solvers import Factor, FactoredLanczos, Solution
+from gp_response.solvers import DeflatedCG, Factor, FactoredLanczos, Solution
 
 TANGENTS = 16  # directions swept together
 
@@ -118,6 +118,9 @@ class NetworkField(Posterior):
         look = self.look(x)
         require_slopes(self.model.tangent, look)
         return BracketProbe(self, look) if isinstance(self.factor, FactoredLanczos) else NetworkProbe(self, look)
+
+    def from_rows(self, rows: Tensor) -> NetworkProbe | None:
+        return self.probe(self.row_points[rows]) if isinstance(self.factor, DeflatedCG) else None
 
     def gradients(self, look: Look) -> Tensor:
         """Whitened gradients of readings, (P, p) float64; those of a component see its own parameters alone."""

@@ -146,6 +146,13 @@ def own(kernel: Any, look: Look, z: Callable[[Tensor], Tensor] = lambda x: x) ->
     return found
 
 
+def prior_deviation(kernel: Any, look: Look) -> Tensor:
+    """Of readings, (p,); a bend may have none, where its covariance with values exists all the same."""
+    if look.order > 1:
+        return torch.full((len(look),), torch.finfo(torch.float64).max, dtype=torch.float64, device=look.points.device)
+    return own(kernel, look).sqrt()
+
+
 def pairs(kernel: Any, x: Tensor, y: Tensor) -> Tensor:
     """k(x_i, y_i), (p,)."""
     return call_in_dtype_of(x, kernel, _pairs, kernel.select(x), kernel.select(y))
@@ -168,4 +175,4 @@ def _refuse_rough(kernel: Any, look: Look, z: Callable[[Tensor], Tensor], found:
         )
 
 
-__all__ = ["Look", "between", "own", "pairs", "slope"]
+__all__ = ["Look", "between", "own", "pairs", "prior_deviation", "slope"]

@@ -12,6 +12,7 @@ from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.conditioned_again import conditioned_again
 from gp_response.response.energy import Energy
 from gp_response.response.finite_whole import finite_whole
+from gp_response.response.from_sites import viewed
 from gp_response.response.joint_sites import joint_changes
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
@@ -63,14 +64,14 @@ def finite_response(
                 posterior.data, observable, perturbation, beta=posterior.beta, matrix=value.value[None],
                 error=value.error[None], flagged=~settled.all()[None], order="finite", h=h, columns=columns,
             )  # fmt: skip
-        probe = posterior.probe(posterior.look(observable.look()))
+        points, noise = posterior.look(observable.look()), perturbation.finite_noise(posterior.noise, h)
+        sites = energy.parts if torch.equal(noise, posterior.noise) else None
+        probe = viewed(posterior, observable, sites, len(points))(points)
         by_mean, by_variance, own = _changes(posterior, probe, energy, progress)
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
         change = observable.change(at, by_mean.value, by_variance.value)
         error = error_of_change(observable, at, probe, by_mean, by_variance)
-        change = change + moved_by_noise(
-            observable, at, by_mean, by_variance, perturbation.finite_noise(posterior.noise, h)
-        )
+        change = change + moved_by_noise(observable, at, by_mean, by_variance, noise)
         return Susceptibility.of(
             posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(change), error=observable.collect_error(error),

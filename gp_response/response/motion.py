@@ -55,6 +55,10 @@ class Motion(ABC):
     def learning_coefficient(self) -> Certified:
         """Motion of `½ Σ τ_i S_ii`, half the effective dimension, (c,)."""
 
+    def energies(self) -> list[Energy] | None:
+        """What moves the field where nothing but energies at sites does; else None."""
+        return None
+
     def marks(self) -> list[Any]:
         """All that determines the motion beside the posterior, for the fingerprint of stored results."""
         raise InputError(f"{type(self).__name__} cannot be written to disk block by block; leave out= away")
@@ -124,6 +128,9 @@ class SiteMotion(Motion):
         scale = self.posterior.beta * self.energy.curvature
         return self._collected(Certified(scale * value, scale.abs() * error))
 
+    def energies(self) -> list[Energy] | None:
+        return [self.energy] if self.posterior.conjugate and self.noise is None else None
+
     def marks(self) -> list[Any]:
         return list(vars(self.energy).values())
 
@@ -179,6 +186,10 @@ class SumMotion(Motion):
 
     def learning_coefficient(self) -> Certified:
         return Certified.summed([part.learning_coefficient() for part in self.parts])
+
+    def energies(self) -> list[Energy] | None:
+        found = [part.energies() for part in self.parts]
+        return None if None in found else [energy for some in found for energy in some or []]
 
     def marks(self) -> list[Any]:
         return [part.marks() for part in self.parts]

@@ -35,6 +35,7 @@ class Observable(ABC):
         direction: (p, d), where the functional is of the field's slope along it; None: of its value.
         component: (p,) long, where it is of a term of an additive field; None: of the field.
         weights: (m, p), or None for one functional a point (m = p).
+        reads_variance: derivatives of `local` depend on the variance; where they do not, it need not be known.
         unit: unit of the expectation, in terms of the target's unit y.
     """
 
@@ -42,6 +43,7 @@ class Observable(ABC):
     direction: Tensor | None = None
     component: Tensor | None = None
     weights: Tensor | None = None
+    reads_variance: bool = True
     unit: str = "y"
 
     @abstractmethod
@@ -149,6 +151,7 @@ class EveryLabel(Observable):
     def __init__(self, asked: Observable, data: Dataset):
         shape, places = data.label_shape, data.names[data.input_dim :]
         self.asked, self.unit, self.each = asked, asked.unit, prod(shape)
+        self.reads_variance = asked.reads_variance
         self.points = with_places(asked.points, shape)
         if asked.direction is not None:
             still = torch.nn.functional.pad(asked.direction, (0, len(shape)))

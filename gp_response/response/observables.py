@@ -32,6 +32,8 @@ TOGETHER = 256  # points whose functions are integrated at once by the finest ru
 class Value(Observable):
     """The field at each point, `f(x_a)`; see `value`."""
 
+    reads_variance = False
+
     def __init__(self, x: Any):
         self.points = as_points(x, "value")
 
@@ -54,6 +56,7 @@ class Value(Observable):
 class Loss(Observable):
     """The negative log likelihood of a label at each point; see `loss`."""
 
+    reads_variance = False
     unit = "nat"
 
     def __init__(self, x: Any, y: Any, noise: Any = None):
@@ -145,6 +148,7 @@ class LikelihoodLoss(Observable):
 class Variance(Observable):
     """The variance of the field at each point; see `variance`."""
 
+    reads_variance = False
     unit = "y^2"
 
     def __init__(self, x: Any):

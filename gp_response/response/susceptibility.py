@@ -15,6 +15,7 @@ from gp_response.posterior import Certified, Posterior, rounded
 from gp_response.response.asked import require_asked, require_posterior
 from gp_response.response.assemble import Answer, Rows, assemble, count_observables, points_of
 from gp_response.response.fingerprint import fingerprint
+from gp_response.response.from_sites import viewed
 from gp_response.response.observable import Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Source, Susceptibility
@@ -61,7 +62,8 @@ def susceptibility(
         progress: show a bar over points.
 
     Returns:
-        a `Susceptibility` with `.matrix` (m, c), `.error` (m, c) and names; one solve per observable point. With `out`
+        a `Susceptibility` with `.matrix` (m, c), `.error` (m, c) and names; one solve per observable point, or, where an
+            iterative solver has many points and few rows are perturbed, one per row. With `out`
         a `StoredSusceptibility`, which reads from the archive what is asked for.
 
     Raises:
@@ -95,10 +97,11 @@ class FirstOrder:
         self.motion = perturbation.motion(posterior)
         self.like = posterior.residuals.value  # what probes compute in; the result is rounded to the data's precision
         self.count = count_observables(self.observable)
+        self.probe = viewed(posterior, self.observable, self.motion.energies(), len(self.look))
 
     def answer(self, where: Tensor) -> Answer:
         """Derivatives of the functional at the points `where` (q,) by every column, (q, c)."""
-        probe, motion = self.posterior.probe(self.look[where]), self.motion
+        probe, motion = self.probe(self.look[where]), self.motion
         at = Marginals(probe.mean.value, probe.variance.value, self.posterior.noise)
         found = motion.answer(probe, self.observable.derivatives(at, where))
         if motion.noise is None:
