@@ -142,8 +142,11 @@ class Posterior(ABC):
         return self.probe(self.data.train.x[rows])
 
     def from_rows(self, rows: Tensor) -> Any:
-        """What sees any readings from training rows (k,) by a solve for each row and none for the readings: an object with
-        `toward(look)`, as of a probe, and `converged` (k,). None where looking from the readings costs no more."""
+        """What sees any readings from training rows (k,) by a solve for each row and none for the readings.
+
+        Returns:
+            an object with `toward(look)`, as of a probe, and `converged` (k,); None where there is none, or where it costs no less.
+        """
         return None
 
     def mean_of(self, look: Look) -> Certified:

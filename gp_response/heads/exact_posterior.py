@@ -89,10 +89,8 @@ class ExactPosterior(Posterior):
         return Certified(value, error + _rounding(right.abs().T @ self.target.value.abs() + value.abs()))
 
     def from_rows(self, rows: Tensor) -> RowColumns | None:
-        """Where solves are iterative, and all rows have weight."""
-        if not isinstance(self.factor, FactoredCG) or bool((self.whitening.scale[rows] == 0).any()):
-            return None
-        return RowColumns(self, rows)
+        """Where all rows have weight."""
+        return None if bool((self.whitening.scale[rows] == 0).any()) else RowColumns(self, rows)
 
     def prior_cov(self, x: Tensor, y: Tensor) -> Tensor:
         return self.kernel.matrix(x, y)

@@ -62,9 +62,9 @@ def susceptibility(
         progress: show a bar over points.
 
     Returns:
-        a `Susceptibility` with `.matrix` (m, c), `.error` (m, c) and names; one solve per observable point, or, where an
-            iterative solver has many points and few rows are perturbed, one per row. With `out`
-        a `StoredSusceptibility`, which reads from the archive what is asked for.
+        a `Susceptibility` with `.matrix` (m, c), `.error` (m, c) and names; one solve per observable point, or, where there are
+            many and few rows are perturbed, one per row. With `out` a `StoredSusceptibility`, which reads from the archive what is
+            asked for.
 
     Raises:
         InputError: the matrix does not fit into memory and no `out` was given; `out` holds something else; `share` without `out`.
