@@ -19,6 +19,7 @@ from gp_response.response.observable import Observable
 
 MANY = 64  # points from which on it matters: bounds of means are wider than those of two solves
 FEW = 0.25  # sites a point
+UNKNOWN = 1e60  # a bound that bounds nothing, and whose products are finite: what it meets is a derivative of zero
 
 
 class FromSites(Probe):
@@ -33,7 +34,7 @@ class FromSites(Probe):
         self.posterior, self.rows, self.solved, self.look = posterior, rows, solved, look.double()
         self.mean = posterior.mean_of(self.look)
         zero = torch.zeros_like(self.mean.value)
-        self.variance = Certified(zero, torch.full_like(zero, torch.finfo(zero.dtype).max))
+        self.variance = Certified(zero, torch.full_like(zero, UNKNOWN))
         self.converged = solved.converged.all().expand(len(look))
 
     def to_train(self, rows: Tensor | None = None) -> Certified:
