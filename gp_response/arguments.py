@@ -30,6 +30,8 @@ def as_tensor(value: Any, what: str, expected: str, **options: Any) -> Tensor:
     """
     try:
         found = torch.as_tensor(value, **options)
+        if found.dtype == torch.float32 and not options and not hasattr(value, "dtype"):
+            found = torch.as_tensor(value, dtype=torch.float64)  # Python's numbers are
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{what} got {shown(value)}; expected {expected}") from None
     if found.is_complex():

@@ -112,6 +112,8 @@ class Posterior(ABC):
 
     operations: ClassVar[dict[str, Callable[..., Any]]] = {}  # "botorch": filled by its module, further up
 
+    reads_double: ClassVar[bool] = False  # whether float64 points are read as they are, whatever the data's precision
+
     data: Dataset
     noise: Tensor
     beta: float
@@ -312,10 +314,12 @@ class Posterior(ABC):
         return replace(x, points=points, direction=direction, component=component)
 
     def points(self, x: Any) -> Tensor:
-        """x as (n, d) points of this posterior's dtype and device, or a clear error."""
+        """x as (n, d) points of this posterior's dtype, or float64 where it reads that, and device, or a clear error."""
         like = self.data.train.x
         expected = f"points (n, {like.shape[1]}), an array of numbers"
-        x = as_tensor(x, "a posterior", expected, dtype=like.dtype, device=like.device)
+        double = self.reads_double and str(getattr(x, "dtype", "")).endswith("float64")
+        dtype = torch.float64 if double else like.dtype
+        x = as_tensor(x, "a posterior", expected, dtype=dtype, device=like.device)
         if x.ndim != 2 or x.shape[1] != like.shape[1]:
             raise InputError(f"points of shape {tuple(x.shape)}; expected (n, {like.shape[1]})")
         return x

@@ -49,6 +49,8 @@ class ExactPosterior(Posterior):
         solver: anything with `factor(system)`.
     """
 
+    reads_double = True
+
     def __init__(self, kernel: Kernel, data: Dataset, *, noise: Tensor, mean: Any, beta: float, solver: Any):
         self.kernel, self.data, self.solver = kernel, data, solver
         self.noise, self.prior_mean, self.beta = noise, mean, beta

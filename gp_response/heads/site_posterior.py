@@ -50,6 +50,8 @@ class SitePosterior(Posterior):
         fixed: what the iteration ended with; `fixed.change` says how well it settled.
     """
 
+    reads_double = True
+
     def __init__(
         self, basis: Basis, data: Dataset, *, likelihood: Likelihood, kind: str = LAPLACE, mean: Any = 0.0,
         beta: float = 1.0, whole: bool = False, solver: Any = None, keep: int | None = None, start: Start | None = None,

@@ -14,7 +14,7 @@ from gp_response.response.energy import Energy
 from gp_response.response.finite_whole import finite_whole
 from gp_response.response.from_sites import viewed
 from gp_response.response.joint_sites import joint_changes
-from gp_response.response.observable import Marginals, Observable
+from gp_response.response.observable import Derivatives, Marginals, Observable
 from gp_response.response.perturbation import Perturbation
 from gp_response.response.result import Susceptibility
 from gp_response.response.set_change import change_of_set
@@ -69,9 +69,10 @@ def finite_response(
         probe = viewed(posterior, observable, sites, len(points))(points)
         by_mean, by_variance, own = _changes(posterior, probe, energy, progress)
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
+        after = Marginals(at.mean[:, None] + by_mean.value, at.variance[:, None] + by_variance.value, noise)
         change = observable.change(at, by_mean.value, by_variance.value)
-        error = error_of_change(observable, at, probe, by_mean, by_variance)
-        change = change + moved_by_noise(observable, at, by_mean, by_variance, noise)
+        change = change + moved_by_noise(observable, at, after)
+        error = error_of_change(observable, at, after, probe, by_mean, by_variance)
         return Susceptibility.of(
             posterior.data, observable, perturbation, beta=posterior.beta,
             matrix=observable.collect(change), error=observable.collect_error(error),
@@ -88,14 +89,11 @@ def _changes(posterior: Posterior, probe: Probe, energy: Energy, progress: bool)
     return step(posterior, sites, energy, progress)
 
 
-def moved_by_noise(
-    observable: Observable, at: Marginals, by_mean: Certified, by_variance: Certified, noise: Tensor
-) -> Tensor:
-    """What σ² of new observations, `noise` afterwards, adds to the change, (p, c)."""
-    if torch.equal(noise, at.noise):
-        return torch.zeros_like(by_mean.value)
-    mean, variance = at.mean[:, None] + by_mean.value, at.variance[:, None] + by_variance.value
-    return observable.change_by_noise(Marginals(mean, variance, at.noise), noise)
+def moved_by_noise(observable: Observable, at: Marginals, after: Marginals) -> Tensor:
+    """What σ² of new observations adds to the change, (p, c), where it moves with the field to `after`, (p, c)."""
+    if torch.equal(after.noise, at.noise):
+        return torch.zeros_like(after.mean)
+    return observable.change_by_noise(after._replace(noise=at.noise), after.noise)
 
 
 def alone(posterior: Posterior, sites: Sites, energy: Energy, progress: bool):
@@ -164,20 +162,22 @@ def _refuse_negative(pivots: Tensor) -> None:
 
 
 def error_of_change(
-    observable: Observable, at: Marginals, probe: Probe, by_mean: Certified, by_variance: Certified
+    observable: Observable, at: Marginals, after: Marginals, probe: Probe, by_mean: Certified, by_variance: Certified
 ) -> Tensor:
-    """Bound on the change's error: slopes along the change times the errors of (dμ, ds), and the change of slope times
-    the error of the point (μ, s) itself."""
-    d = observable.derivatives(at)
-    bend_mean = _outer(d.mean_mean, by_mean) + _outer(d.mean_variance, by_variance)
-    bend_variance = _outer(d.variance_variance, by_variance) + _outer(d.mean_variance, by_mean)
-    slope = (d.mean.abs()[:, None] + bend_mean) * by_mean.error
-    slope = slope + (d.variance.abs()[:, None] + bend_variance) * by_variance.error
-    return slope + bend_mean * probe.mean.error[:, None] + bend_variance * probe.variance.error[:, None]
-
-
-def _outer(second: Tensor, change: Certified) -> Tensor:
-    return second.abs()[:, None] * change.value.abs()
+    """Bound on the change's error, (p, c): slopes where the field goes times the errors of (dμ, ds), the change of slope times
+    the errors of the point (μ, s) itself, what both do to second order, and rounding."""
+    start = Derivatives(*(part[:, None] for part in observable.derivatives(at)))
+    end = observable.derivatives_after(at, after)
+    moved, standing = (by_mean.error, by_variance.error), (probe.mean.error[:, None], probe.variance.error[:, None])
+    first = end.mean.abs() * moved[0] + end.variance.abs() * moved[1]
+    turn = (end.mean - start.mean).abs() * standing[0] + (end.variance - start.variance).abs() * standing[1]
+    bends = {(0, 0): "mean_mean", (0, 1): "mean_variance", (1, 0): "mean_variance", (1, 1): "variance_variance"}
+    second = torch.zeros_like(first)
+    for (a, b), name in bends.items():
+        here, there = getattr(start, name), getattr(end, name)
+        second = second + there.abs() * (moved[a] * moved[b] + moved[a] * standing[b] + standing[a] * moved[b])
+        second = second + (there - here).abs() * standing[a] * standing[b]
+    return first + turn + 0.5 * second + observable.rounding_of_change(at, after)
 
 
 __all__ = ["alone", "error_of_change", "finite_response", "moved_by_noise"]

@@ -16,19 +16,18 @@ from gp_response.posterior import Certified, Posterior
 from gp_response.response.energy import Energy
 from gp_response.response.joint_sites import JointSites
 from gp_response.response.motion import SiteMotion, precisions
-from gp_response.response.set_change import removed
+from gp_response.response.set_change import Removed, removed
 
 EPS = torch.finfo(torch.float64).eps
 
 
 class Column(NamedTuple):
-    """Of one column: places of its sites, S (k, k), δ (k,), M (k, k), log det(I + δS), whether its solves converged."""
+    """Of one column: places of its sites, S (k, k), δ (k,), M (k, k) with what belongs to it, whether its solves converged."""
 
     at: Tensor
     block: Certified
     delta: Tensor
-    lost: Tensor
-    logdet: Tensor
+    lost: Removed
     converged: bool
 
 
@@ -40,29 +39,41 @@ def finite_whole(posterior: Posterior, kind: str, energy: Energy) -> tuple[Certi
     sites = JointSites.of(posterior, energy)
     columns = [_column(posterior, sites, c) for c in range(energy.columns)]
     found = [change(posterior, sites, energy, column, c) for c, column in enumerate(columns)]
-    settled = torch.tensor([column.converged for column in columns])
-    return Certified(torch.stack([f.value for f in found]), torch.stack([f.error for f in found])), settled
+    value, error = Certified.stacked(found)
+    error = torch.where(error.isnan(), torch.full_like(error, float("inf")), error)
+    return Certified(value, error), torch.tensor([column.converged for column in columns]) & error.isfinite().cpu()
 
 
 def _column(posterior: Posterior, sites: JointSites, column: int) -> Column:
     at, block, settled = sites.block(posterior, column)
     delta = posterior.beta * sites.joined("curvature")[at]
-    lost, logdet = removed(block.value, delta)
-    return Column(at, block, delta, lost, logdet, settled)
+    return Column(at, block, delta, removed(block, delta), settled)
 
 
 def _evidence(posterior: Posterior, sites: JointSites, energy: Energy, column: Column, c: int) -> Certified:
-    s, s_error = column.block
+    (s, s_error), lost = column.block, column.lost
     force = Certified(*(posterior.beta * part[column.at] for part in sites.force()))
-    left = force.value - column.lost @ (s @ force.value)  # (I + δS)⁻¹ g
+    left = force.value - lost.value @ (s @ force.value)  # (I + δS)⁻¹ g
     pulled = s @ left
-    value = 0.5 * force.value.dot(pulled) - 0.5 * column.logdet
-    error = 0.5 * left.abs() @ s_error @ left.abs() + pulled.abs().dot(force.error)
-    error = error + 0.5 * (column.lost.abs() * s_error).sum()
+    value = 0.5 * force.value.dot(pulled) - 0.5 * lost.logdet
+    # An error E of S moves the square by leftᵀE left and `(E left)ᵀ R K⁻¹ R E left`, one of g by what it meets twice.
+    spread, across = s_error @ left.abs(), torch.eye(len(s)).to(s) - s @ lost.value
+    error = 0.5 * left.abs().dot(spread) + 0.5 * _beyond(lost, spread[:, None])[0] + pulled.abs().dot(force.error)
+    error = error + force.error.dot(across.abs() @ spread + 0.5 * (across @ s).abs() @ force.error)
+    error = error + 0.5 * (lost.value.abs() * s_error).sum() + 0.25 * _square(lost, s_error)
     start = _start(posterior, energy, c)
-    # Second-order terms of the block's error are left to a factor of two.
-    size = (force.value * pulled).abs().sum() + column.logdet.abs() + (column.lost * s).abs().sum()
-    return Certified(start.value + value, start.error + 2.0 * error + 32.0 * EPS * size)
+    size = (force.value * pulled).abs().sum() + lost.logdet.abs() + (lost.value * s).abs().sum()
+    return Certified(start.value + value, start.error + 2.0 * error + 32.0 * EPS * size)  # third order: a factor of two
+
+
+def _beyond(lost: Removed, moved: Tensor) -> Tensor:
+    """Bound on `vᵀ R K⁻¹ R v` for |v| <= each column of moved (k, n), (n,)."""
+    return lost.norm * (lost.root * moved.mT).square().sum(dim=-1)
+
+
+def _square(lost: Removed, s_error: Tensor) -> Tensor:
+    """Bound on `tr (K⁻¹ R E R)²`, half of which log det(I + δS) is off by beyond its first order."""
+    return (lost.norm * torch.linalg.matrix_norm(lost.root[:, None] * s_error * lost.root)) ** 2
 
 
 def _start(posterior: Posterior, energy: Energy, c: int) -> Certified:
@@ -76,25 +87,24 @@ def _start(posterior: Posterior, energy: Energy, c: int) -> Certified:
 
 
 def _learning_coefficient(posterior: Posterior, sites: JointSites, energy: Energy, column: Column, c: int) -> Certified:
-    s, s_error = column.block
+    (s, s_error), lost, m = column.block, column.lost, column.lost.value
     weight = precisions(posterior)
     reach, reach_error = _to_train(posterior, sites, column)
-    within = s - s @ column.lost @ s
-    drop = ((column.lost @ reach) * reach).sum(dim=0)
+    within = s - s @ m @ s
+    drop = ((m @ reach) * reach).sum(dim=0)
     value = 0.5 * column.delta.dot(within.diagonal()) - 0.5 * weight.dot(drop)
-    spread = column.lost.abs() @ reach.abs()
-    off = 2.0 * (spread * reach_error).sum(dim=0)
-    moved = column.lost.abs() @ s_error @ column.lost.abs()
-    off = off + (reach.abs() * (moved @ reach.abs())).sum(dim=0)
-    own = (
-        s_error
-        + s_error @ column.lost.abs() @ s.abs()
-        + s.abs() @ column.lost.abs() @ s_error
-        + s.abs() @ moved @ s.abs()
+    spread = m.abs() @ reach.abs()
+    moved = s_error @ spread
+    off = 2.0 * ((spread + m.abs() @ moved) * reach_error).sum(dim=0) + (reach_error * (m.abs() @ reach_error)).sum(
+        dim=0
     )
-    error = 0.5 * column.delta.abs().dot(own.diagonal()) + 0.5 * weight.dot(off)
+    off = off + (spread * moved).sum(dim=0) + _beyond(lost, moved)
+    across = (torch.eye(len(s)).to(s) - s @ m).abs().T  # S - SMS is off by its products with E on both sides
+    met = s_error @ across
+    own = (across * met).sum(dim=0) + _beyond(lost, met)
+    error = 0.5 * column.delta.abs().dot(own) + 0.5 * weight.dot(off)
     size = column.delta.abs().dot(s.abs().diagonal()) + weight.dot((spread * reach.abs()).sum(dim=0))
-    return Certified(value, 2.0 * error + (len(s) + 32.0) * EPS * size)
+    return Certified(value, 2.0 * error + (len(s) + 32.0) * EPS * size)  # third order: a factor of two
 
 
 def _to_train(posterior: Posterior, sites: JointSites, column: Column) -> Certified:

@@ -64,18 +64,20 @@ class ShiftInputs(Rows):
 
     def motion(self, posterior: Posterior) -> Motion:
         at, column, count = self.groups(posterior.data)
-        return ShiftMotion(posterior, at, column, count, self.directions(posterior.data).double()[at])
+        return ShiftMotion(posterior, at, column, count, self.directions(posterior.data.to(dtype=torch.float64))[at])
 
     def quadratic(self, posterior: Posterior, columns: Tensor) -> Quadratic:
         at, column, _ = self.groups(posterior.data)
         mine = torch.isin(column, columns)
         at, column = at[mine], torch.searchsorted(columns, column[mine])
-        return shift_energy(posterior, at, self.directions(posterior.data).double()[at], column, len(columns))
+        return shift_energy(
+            posterior, at, self.directions(posterior.data.to(dtype=torch.float64))[at], column, len(columns)
+        )
 
     def bent(self, posterior: Posterior, pairs: Tensor) -> Quadratic:
         site, pair = self.shared(posterior.data, pairs)
         at = self.groups(posterior.data)[0][site]
-        return shift_bend(posterior, at, self.directions(posterior.data).double()[at], pair, len(pairs))
+        return shift_bend(posterior, at, self.directions(posterior.data.to(dtype=torch.float64))[at], pair, len(pairs))
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(x=data.train.x + self.spread(data, h)[:, None] * self.directions(data))

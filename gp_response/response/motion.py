@@ -222,7 +222,8 @@ def _error(d: Derivatives, probe: Probe, by_mean: Certified, by_variance: Certif
     slope = d.mean.abs()[:, None] * by_mean.error + d.variance.abs()[:, None] * by_variance.error
     bend_mean = d.mean_mean.abs()[:, None] * off_mean + d.mean_variance.abs()[:, None] * off_variance
     bend_variance = d.mean_variance.abs()[:, None] * off_mean + d.variance_variance.abs()[:, None] * off_variance
-    return slope + bend_mean * by_mean.value.abs() + bend_variance * by_variance.value.abs()
+    moved = bend_mean * (by_mean.value.abs() + by_mean.error)
+    return slope + moved + bend_variance * (by_variance.value.abs() + by_variance.error)
 
 
 __all__ = [

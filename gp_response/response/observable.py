@@ -14,6 +14,8 @@ from gp_response.data import Dataset, with_places
 from gp_response.errors import InputError
 from gp_response.kernels.look import Look
 
+ROUNDING = 32.0 * torch.finfo(torch.float64).eps  # of a function of a few operations, relative to its value
+
 
 class Marginals(NamedTuple):
     """The field at p points: mean (p,), variance (p,), and the model's noise variance σ² (0-dim)."""
@@ -125,6 +127,18 @@ class Observable(ABC):
         second = vmap(torch.func.jacfwd(grad(one)))(pairs, *data)
         return Derivatives(first[:, 0], first[:, 1], second[:, 0, 0], second[:, 0, 1], second[:, 1, 1])
 
+    def derivatives_after(self, at: Marginals, after: Marginals) -> "Derivatives":
+        """The same where the field has gone from `at` (p,) to `after` (p, c), each (p, c), or (p, 1) where all columns agree."""
+        where = torch.arange(len(at.mean), device=at.mean.device).repeat_interleave(after.mean.shape[1])
+        flat = Marginals(after.mean.flatten(), after.variance.flatten(), after.noise)
+        return Derivatives(*(part.reshape(after.mean.shape) for part in self.derivatives(flat, where)))
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        """What `change` and `change_by_noise` may lose by subtracting nearly equal numbers, (p, c) or 0-dim."""
+        data = tuple(t[:, None] for t in self.local_data())
+        old = self.local(at.mean[:, None], at.variance[:, None], at.noise, *data)
+        return ROUNDING * (old.abs() + self.local(*after, *data).abs())
+
     def require_smooth(self, at: Marginals) -> None:  # noqa: B027 - most observables are smooth everywhere
         """Refuse points at which derivatives of `local` by automatic differentiation are not those of the expectation."""
 
@@ -180,6 +194,16 @@ class EveryLabel(Observable):
 
     def derivatives(self, at: Marginals, where: Tensor | None = None) -> "Derivatives":
         return super().derivatives(at, where) if self.asked.local_data() else self.asked.derivatives(at)
+
+    def derivatives_after(self, at: Marginals, after: Marginals) -> "Derivatives":
+        if self.asked.local_data():
+            return super().derivatives_after(at, after)
+        return self.asked.derivatives_after(at, after)
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        if self.asked.local_data():
+            return super().rounding_of_change(at, after)
+        return self.asked.rounding_of_change(at, after)
 
     def require_smooth(self, at: Marginals) -> None:
         self.asked.require_smooth(at)

@@ -1,7 +1,7 @@
 """The observables: value, loss, variance, contrast, average."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from math import prod
 from typing import Any
@@ -15,8 +15,9 @@ from gp_response.data import Dataset, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.linalg.transforms import inside_transform
 from gp_response.response.class_observables import ClassField, ClassLoss
-from gp_response.response.expectations import RULES, settled, smoothed
+from gp_response.response.expectations import RULES, Size, settled, sizes, smoothed
 from gp_response.response.observable import (
+    ROUNDING,
     Derivatives,
     Marginals,
     Observable,
@@ -45,6 +46,13 @@ class Value(Observable):
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         return by_mean
+
+    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
+        """Those of a linear function are the same everywhere."""
+        return Derivatives(*(part[:, None] for part in self.derivatives(at)))
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        return at.mean.new_zeros(())
 
     def under(self, posterior: Any) -> Observable:
         asked, classes = every_label(self, posterior.data), getattr(posterior, "classes", None)
@@ -88,6 +96,20 @@ class Loss(Observable):
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         residual = (self.labels - at.mean)[:, None]
         return (by_mean * (by_mean - 2.0 * residual) + by_variance) / (2.0 * self._noise(at)[:, None])
+
+    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
+        total = self._noise(after)[:, None]
+        off, zero = (after.mean - self.labels[:, None]) / total, torch.zeros_like(total)
+        return Derivatives(off, 0.5 / total, 1.0 / total, zero, zero)
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        """`change` subtracts nothing; `change_by_noise` does."""
+        if torch.equal(at.noise, after.noise):
+            return at.mean.new_zeros(())
+        square = (self.labels[:, None] - after.mean) ** 2 + after.variance.abs()
+        each = [self._noise(one)[:, None] for one in (at, after)]
+        sizes = [0.5 * ((2.0 * math.pi * total).log().abs() + square / total) for total in each]
+        return ROUNDING * (sizes[0] + sizes[1])
 
     def _noise(self, at: Marginals) -> Tensor:
         return self.known.to(at.mean) + at.noise
@@ -162,6 +184,13 @@ class Variance(Observable):
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         return by_variance
+
+    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
+        """Those of a linear function are the same everywhere."""
+        return Derivatives(*(part[:, None] for part in self.derivatives(at)))
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        return at.mean.new_zeros(())
 
 
 class Contrast(Value):
@@ -250,17 +279,44 @@ class Pointwise(Observable):
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         """By the coarsest rule that is exact where the field was and where it goes farthest."""
         mean, variance = at.mean[:, None] + by_mean, at.variance[:, None] + by_variance
+        count = self._rule(at, mean, variance)
+        old = smoothed(self.function, at.mean, at.variance, count)[:, None]
+        pairs = self._parts(count, mean, variance)
+        return torch.cat([smoothed(self.function, m, v, count) for m, v in pairs], dim=1) - old
+
+    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
+        return Derivatives(*self._sizes(at, after)[1:])
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        """Of the function's values, and of its arguments."""
+        still = Marginals(at.mean[:, None], at.variance[:, None], at.noise)
+        here, there = self._sizes(at, still), self._sizes(at, after)
+        arguments = here.mean.abs() * still.mean.abs() + there.mean.abs() * after.mean.abs()
+        return ROUNDING * (here.absolute + there.absolute + arguments)
+
+    def _rule(self, at: Marginals, mean: Tensor, variance: Tensor) -> int:
         row = torch.arange(len(mean), device=mean.device)
-        far = [part.abs().argmax(dim=1) for part in (by_mean, by_variance)]
-        count = settled(
+        far = [
+            (part - old[:, None]).abs().argmax(dim=1)
+            for part, old in ((mean, at.mean), (variance, at.variance))
+        ]  # fmt: skip
+        return settled(
             self.function,
             torch.cat([at.mean, *(mean[row, c] for c in far)]),
             torch.cat([at.variance, *(variance[row, c] for c in far)]),
         )
-        old = smoothed(self.function, at.mean, at.variance, count)[:, None]
-        step = max(1, TOGETHER * RULES[-1] // (count * len(mean)))
-        pairs = zip(mean.split(step, dim=1), variance.split(step, dim=1), strict=True)
-        return torch.cat([smoothed(self.function, *pair, count) for pair in pairs], dim=1) - old
+
+    def _sizes(self, at: Marginals, after: Marginals) -> Size:
+        count = self._rule(at, after.mean, after.variance)
+        scale = after.mean.abs() + at.mean.abs()[:, None] + torch.maximum(after.variance, at.variance[:, None]).sqrt()
+        parts = self._parts(count, after.mean, after.variance, scale)
+        found = [sizes(self.function, m, v, s, count) for m, v, s in parts]
+        return Size(*(torch.cat(part, dim=1) for part in zip(*found, strict=True)))
+
+    def _parts(self, count: int, *each: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Columns of tensors (p, c), as many as are integrated at once."""
+        step = max(1, TOGETHER * RULES[-1] // (count * len(each[0])))
+        return zip(*(part.split(step, dim=1) for part in each), strict=True)
 
 
 def value(x: Any) -> Value:

@@ -79,11 +79,14 @@ def _by_leverage(posterior: Posterior, observable: Observable, perturbation: Per
         found = alone(posterior, look(posterior, probe, energy), energy, False)
         by_mean, by_variance = (type(part)(*(by_column(p, energy) for p in part)) for part in found[:2])
         at = Marginals(probe.mean.value, probe.variance.value, posterior.noise)
-        change = asked.change(at, by_mean.value, by_variance.value)
-        change = change + moved_by_noise(asked, at, by_mean, by_variance, perturbation.finite_noise(posterior.noise, h))
+        after = Marginals(
+            at.mean[:, None] + by_mean.value, at.variance[:, None] + by_variance.value,
+            perturbation.finite_noise(posterior.noise, h),
+        )  # fmt: skip
+        change = asked.change(at, by_mean.value, by_variance.value) + moved_by_noise(asked, at, after)
         return Susceptibility.of(
             posterior.data, asked, perturbation, beta=posterior.beta, matrix=asked.collect(change),
-            error=asked.collect_error(error_of_change(asked, at, probe, by_mean, by_variance)),
+            error=asked.collect_error(error_of_change(asked, at, after, probe, by_mean, by_variance)),
             converged=probe.converged & found[2], order="change, leverage", h=h,
             columns=perturbation.columns_of(posterior),
         )  # fmt: skip
