@@ -205,9 +205,8 @@ class Delete(Rows):
 
     def site_energy(self, posterior: Any) -> Energy:
         weights = posterior.data.train.weights.double()
-        return self.pulled(
-            posterior, *(-(weights * part.movedim(0, -1)).movedim(-1, 0) for part in posterior.row_pull())
-        )
+        each = [-(weights * part.movedim(0, -1)).movedim(-1, 0) for part in posterior.row_pull()]
+        return self.pulled(posterior, *each)
 
     def potential(self, posterior: Any, field: Tensor) -> Tensor:
         return -self.weights_of_sites(posterior) * self.losses(posterior, field)
