@@ -106,7 +106,20 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ways")
     (folder / "ways.py").write_text(textwrap.dedent(SOURCE).lstrip())
     experiment = sweep.load_experiment("ways", folder)
-    words = ["well", "raise", "exit", "slow", "large", "die once", "die", "nan it is", "gone", "odd text", "crash", "leaves"]
+    words = [
+        "well",
+        "raise",
+        "exit",
+        "slow",
+        "large",
+        "die once",
+        "die",
+        "nan it is",
+        "gone",
+        "odd text",
+        "crash",
+        "leaves",
+    ]
     limits = {"seconds": 4.0, "memory": 700 * 2**20, "attempts": 3}
     outcome = conduct(experiment, Spec({"way": words}), folder / "results", how(2, **limits))
     return folder, outcome, {failure["config"]["way"]: failure for failure in outcome.failures}
@@ -114,7 +127,12 @@ def ended(tmp_path_factory):
 
 def test_failures_do_not_stop_the_others(ended):
     folder, outcome, failures = ended
-    assert {sweep.read_result(path)["config"]["way"] for path in outcome.paths} == {"well", "die once", "odd text", "leaves"}
+    assert {sweep.read_result(path)["config"]["way"] for path in outcome.paths} == {
+        "well",
+        "die once",
+        "odd text",
+        "leaves",
+    }
     assert set(failures) == {"raise", "exit", "slow", "large", "die", "nan it is", "gone", "crash"}
     assert len(list((folder / "results" / ".sweep" / "failures").glob("*.json"))) == 8
 
@@ -157,7 +175,9 @@ def test_no_claim_is_left_and_no_process(ended):
     assert list((ended[0] / "results" / ".sweep" / "claims").iterdir()) == []
     assert workers(ended[0]) == []
     assert len((ended[0] / "children").read_text().split()) == 2
-    assert children(ended[0]) == []  # of the run that was too slow, and of the one that left a process and a thread behind
+    assert (
+        children(ended[0]) == []
+    )  # of the run that was too slow, and of the one that left a process and a thread behind
 
 
 def test_runs_have_processes_and_peak_memories_of_their_own(ended):
@@ -276,7 +296,7 @@ def test_workers_end_with_their_driver(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_what_runs_have_started_ends_with_the_driver(tmp_path, number):
-    source = SOURCE.replace("def main(way: str = \"well\"", "def main(way: str = \"slow\"")
+    source = SOURCE.replace('def main(way: str = "well"', 'def main(way: str = "slow"')
     tracked(tmp_path, source=source)
     driver = drive(tmp_path, "n=0..1", "--workers", "1")
     wait_until(lambda: children(tmp_path), 60, what="the first child")

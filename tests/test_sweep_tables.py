@@ -54,7 +54,8 @@ def test_a_frame_has_a_row_a_run_and_tells_parameters_from_results(table):
     assert len(table) == 16
     assert table.attrs["parameters"] == ["kernel", "rank", "noise", "seed"]
     assert set(table.columns) == {
-        "kernel", "rank", "noise", "seed", "rmse.test", "result.kernel", "lost", "endless", "ok", "name", "seconds", "peak_memory_bytes",
+        "kernel", "rank", "noise", "seed", "rmse.test", "result.kernel", "lost", "endless", "ok", "name", "seconds",
+        "peak_memory_bytes",
     }  # fmt: skip
     assert set(table["kernel"]) == {"rbf", "matern32"}
 
@@ -229,6 +230,9 @@ def test_the_table_command_prints_compares_and_writes(done, monkeypatch, capsys)
     assert text.count(r"\bfseries") == 2
     assert cli.main(["table", "toy", "--value", "rmse.test", "--rows", "noise"]) == 0
     assert "*" not in capsys.readouterr().out  # one row has no rival, and no star is explained
+    words = ["table", "toy", "--value", "rmse.test", "--where", "kernel=rbf", "--baseline", "kernel=rbf"]
+    assert cli.main([*words, "--latex", "kept.tex"]) == 2  # nothing to pair
+    assert (done / "kept.tex").exists()
 
 
 def test_long_names_do_not_widen_a_table_and_stay_apart(table):
@@ -287,7 +291,10 @@ def test_a_figure_without_means_is_refused():
         (["table", "toy", "--value", "rmse.test", "--rows", "kernl"], "did you mean 'kernel'"),
         (["table", "toy", "--value", "rmse.test", "--where", "rank=5"], "where rank=5"),
         (["table", "toy", "--value", "rmse.test", "--level", "95"], "level is 95"),
-        (["table", "toy", "--value", "rmse.test", "--where", "kernel=rbf", "--baseline", "kernel=rbf"], "every run has"),
+        (
+            ["table", "toy", "--value", "rmse.test", "--where", "kernel=rbf", "--baseline", "kernel=rbf"],
+            "every run has",
+        ),
         (["table", "toyy", "--value", "rmse.test"], "no result of toyy"),
         (["plot", "toy", "--value", "rmse.test", "--log", "z"], "log is 'z'"),
         (["plot", "toy", "--value", "endless"], "no mean of endless is finite"),

@@ -223,11 +223,11 @@ class Table(Compared):
         print(as_text(grid))
         starred = "; * best" if any(cell.best for cell in grid.cells.values()) else ""
         print(f"mean ± {self.level:.0%} interval over {' and '.join(averaged) or 'one run each'}{starred}")
-        if self.baseline:
-            self._differences(table, values)
         if self.latex:
             text = summary.to_csv(index=False) if self.latex.suffix == ".csv" else as_latex(grid)
             print(f"-> {write_atomically(self.latex, text)}")
+        if self.baseline:  # last, for there may be nothing to pair
+            self._differences(table, values)
 
     def _differences(self, table: Any, values: list[str]) -> None:
         [(key, text)] = assignments([str(self.baseline)]).items()
