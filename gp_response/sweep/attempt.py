@@ -71,7 +71,7 @@ def attempt(task: Task, alive: Callable[[], bool]) -> None:
             return task.claim.release()
         status = _watch(task, alive)
         if task.board.over(task.name):
-            return task.claim.release()
+            return None
         after = task.claim.again() if alive() else None
         if after is None:
             return None
@@ -118,9 +118,11 @@ def _watch(task: Task, alive: Callable[[], bool]) -> int | None:
                     process.kill()
             if not alive():
                 process.kill()
-    finally:  # also where the worker is told to end
+    finally:  # also where the worker is told to end, as it is when the last result is there
         _end_group(process.pid)
         process.join()
+        if task.board.over(task.name):
+            task.claim.release()
     return process.exitcode
 
 
