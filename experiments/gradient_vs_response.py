@@ -255,7 +255,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     for predictor, word in words.items():
         for place, stem in (("one", "One"), ("half", "Half"), ("again", "Again")):
             for end, value in zip(("Low", "High"), spread(whole, f"loss {predictor}", place), strict=False):
-                variables[f"Gradient{word}{stem}{end}"] = number(value, digits=2)
+                variables[f"Gradient{word}{stem}{end}"] = rf"\num{{{value:.2f}}}"
     return variables
 
 

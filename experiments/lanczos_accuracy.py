@@ -119,11 +119,11 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
     rows = [row for f in full for row in f["ranks"]]
     last = [f["ranks"][-1] for f in full]
     return {
-        "LanczosCases": str(len(full)), "LanczosEntries": f"{sum(row['entries'] for row in rows):,}".replace(",", r"\,"),
+        "LanczosCases": str(len(full)), "LanczosEntries": number(sum(row["entries"] for row in rows)),
         "LanczosCovered": number(100 * min(row["covered"] for row in rows), digits=4),
         "LanczosClosedCovered": number(100 * min(row["cg_covered"] for row in rows), digits=4),
-        "LanczosParametersLow": str(min(f["parameters"] for f in full)),
-        "LanczosParametersHigh": str(max(f["parameters"] for f in full)),
+        "LanczosParametersLow": number(min(f["parameters"] for f in full)),
+        "LanczosParametersHigh": number(max(f["parameters"] for f in full)),
         "LanczosRank": str(last[0]["rank"]), "LanczosTruncation": number(max(r["truncation"] for r in last), digits=2),
         "LanczosCompletion": number(max(r["completion"] for r in last), digits=2),
         "LanczosMiddle": number(max(r["interval"] for r in last), digits=2),

@@ -200,7 +200,7 @@ def report(results: list[dict[str, Any]], figures: Path) -> dict[str, str]:
         name: max((f["parameters"] for f in done if f["way"] == way), default=None)
         for name, way in (("WallDense", "dense"), ("WallPeer", "laplace-torch"))
     }
-    made = {name: f"{count:,}".replace(",", r"\,") for name, count in ends.items() if count}
+    made = {name: number(count) for name, count in ends.items() if count}
     if big:
         made |= {
             "WallMinilmRows": str(big[0]["rows"]), "WallMinilmAsked": "four",

@@ -491,7 +491,7 @@ def every_macro(found: list[tuple[str, Any]]) -> dict[str, str]:
         for place, kind in enumerate(("", "Given", "Beyond")[: 3 if name == "label_noise" else 2]):
             if cells := cells_of(found, metric, shift, name, place):
                 mean, low, high = interval(cells)
-                starred = signed(mean) + (r"\rlap{$^*$}" if low > 0.0 or high < 0.0 else "")
+                starred = signed(mean) + (r"\starred{}" if low > 0.0 or high < 0.0 else "")
                 texts[f"NoiseShift{kind}{camel(metric)}{camel(shift)}{camel(name)}"] = starred
     return texts
 

@@ -35,4 +35,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}; {hint}")
 
 
-__all__ = ["DataError", "GPResponseError", "InputError", "MissingDependency", "SolverError", "unknown_name"]
+def brief(what: object, length: int) -> str:
+    """A text in one line, its middle left out where it is longer than `length`."""
+    text = " ".join(str(what).split())
+    return text if len(text) <= length else f"{text[: length - length // 3 - 1]}…{text[-(length // 3) :]}"
+
+
+__all__ = ["DataError", "GPResponseError", "InputError", "MissingDependency", "SolverError", "brief", "unknown_name"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gp_response.errors import GPResponseError, InputError
+from gp_response.errors import GPResponseError, InputError, brief
 from gp_response.experiment import Experiment, experiments, project, read_experiment, unique
 from gp_response.files import write_atomically
 from gp_response.provenance import machine
@@ -165,7 +165,7 @@ def _skipped(failure: Mapping[str, Any]) -> bool:
 
 
 def _why(failure: Mapping[str, Any]) -> str:
-    return f"{'skipped' if _skipped(failure) else 'failed'}: {failure['message']} (log {failure['log']})"
+    return f"{'skipped' if _skipped(failure) else 'failed'}: {brief(failure['message'], 400)} (log {failure['log']})"
 
 
 def _tell(outcome: Outcome) -> None:

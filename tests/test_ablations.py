@@ -203,6 +203,10 @@ def test_the_report_takes_full_size_before_smoke_size(folder):
         assert len(lines) == rows + 1
         assert variables["AblationRuns"] == rf"\num{{{2 if smoke else 12}}}"
         assert variables["AblationHeld"] == variables["AblationClaims"]
+    (folder / "ablations" / "twin.yaml").write_text(FILE)
+    both = ablation_report(folder / "ablations", known, folder / "figures")
+    assert both["AblationFiles"] == r"\num{2}"
+    assert both["AblationRuns"] == r"\num{12}"  # the same runs, once
     assert variables["AblationPowerLargest"] == r"\num{18}"
     assert r"plain 2 & \num{4.0005(64)} &  &  &  &  \\" in lines
     assert (folder / "figures" / "ablations.pdf").read_bytes().startswith(b"%PDF")

@@ -173,7 +173,7 @@ def test_report_finds_the_measure_that_ranks_and_defines_letters(module, tmp_pat
     ]  # fmt: skip
     found = module["report"](results, tmp_path)
     assert all(NAME.fullmatch(name) for name in found)
-    assert found["NoiseShiftRmseShuffledWeakGradient"] == r"\num{1.00}\rlap{$^*$}"
+    assert found["NoiseShiftRmseShuffledWeakGradient"] == r"\num{1.00}\starred{}"
     assert found["NoiseShiftRmseShuffledWeakGradientLeast"] == r"\num{1.00}"
     assert found["NoiseShiftSoundRmseShuffledWeakGradientMean"] == r"\num{1.00}"
     assert not any(name.startswith("NoiseShiftNetworks") for name in found)  # there are none

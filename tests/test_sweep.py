@@ -124,10 +124,10 @@ def test_a_result_on_disk_is_run_again_only_by_force(squares, folder):
     assert path.stat().st_mtime_ns > before
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"experiment": "squares"}', "[]", "null"])
+@pytest.mark.parametrize("damage", ["", "{", '{"experiment": "squares"}', "[]", "null", "result"])
 def test_a_damaged_result_counts_as_missing_with_a_warning(squares, folder, damage):
     path = sweep.run(squares, {}, folder)
-    path.write_text(damage)
+    path.write_text(damage if damage != "result" else json.dumps({**json.loads(path.read_text()), "result": None}))
     with pytest.warns(UserWarning, match="disregarded") as seen:
         assert sweep.read_result(path) is None
     assert "\n" not in str(seen[0].message)

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +17,17 @@ from sweep_cases import drive, results_of, tracked, tracks, wait_until, workers
 from gp_response import cli, sweep
 from gp_response.errors import GPResponseError, InputError
 from gp_response.sweep import How, Limits, Plan, Resources, Spec, conduct
+from gp_response.sweep.engines import local
+from gp_response.sweep.engines.local import LocalCrew
 
 SOURCE = '''
 """Runs that end in every way."""
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -45,8 +52,18 @@ def main(way: str = "well", n: int = 0, seed: int = 0) -> dict:
         print("σ² \\udc80")
     if way == "exit":
         sys.exit(3)
+    if way in ("leaves", "slow"):
+        child = subprocess.Popen(["sleep", "600"])
+        with open(Path(__file__).with_name("children"), "a") as children:
+            print(child.pid, file=children)
+    if way == "leaves":
+        threading.Thread(target=time.sleep, args=(600,)).start()
     if way == "slow":
         time.sleep(60)
+    if way == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if way == "long":
+        raise RuntimeError("one\\ntwo " + 5000 * "x")
     if way == "large":
         block = bytearray(2**29)
         block[::4096] = b"1" * len(block[::4096])
@@ -71,6 +88,13 @@ def how(workers=1, **limits):
     return How(resources=Resources(workers, 1), limits=Limits(**limits))
 
 
+def children(folder):
+    """Processes that runs started themselves and that are still there."""
+    path = folder / "children"
+    known = path.read_text().split() if path.exists() else []
+    return [pid for pid in known if Path("/proc", pid).exists() and "Z" not in Path("/proc", pid, "stat").read_text()]
+
+
 def begun(folder):
     path = folder / "tracks"
     return path.read_text().splitlines() if path.exists() else []
@@ -82,7 +106,20 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ways")
     (folder / "ways.py").write_text(textwrap.dedent(SOURCE).lstrip())
     experiment = sweep.load_experiment("ways", folder)
-    words = ["well", "raise", "exit", "slow", "large", "die once", "die", "nan it is", "gone", "odd text"]
+    words = [
+        "well",
+        "raise",
+        "exit",
+        "slow",
+        "large",
+        "die once",
+        "die",
+        "nan it is",
+        "gone",
+        "odd text",
+        "crash",
+        "leaves",
+    ]
     limits = {"seconds": 4.0, "memory": 700 * 2**20, "attempts": 3}
     outcome = conduct(experiment, Spec({"way": words}), folder / "results", how(2, **limits))
     return folder, outcome, {failure["config"]["way"]: failure for failure in outcome.failures}
@@ -90,9 +127,14 @@ def ended(tmp_path_factory):
 
 def test_failures_do_not_stop_the_others(ended):
     folder, outcome, failures = ended
-    assert {sweep.read_result(path)["config"]["way"] for path in outcome.paths} == {"well", "die once", "odd text"}
-    assert set(failures) == {"raise", "exit", "slow", "large", "die", "nan it is", "gone"}
-    assert len(list((folder / "results" / ".sweep" / "failures").glob("*.json"))) == 7
+    assert {sweep.read_result(path)["config"]["way"] for path in outcome.paths} == {
+        "well",
+        "die once",
+        "odd text",
+        "leaves",
+    }
+    assert set(failures) == {"raise", "exit", "slow", "large", "die", "nan it is", "gone", "crash"}
+    assert len(list((folder / "results" / ".sweep" / "failures").glob("*.json"))) == 8
 
 
 def test_an_error_is_recorded_with_its_traceback(ended):
@@ -105,11 +147,12 @@ def test_an_error_is_recorded_with_its_traceback(ended):
 @pytest.mark.parametrize(("way", "error", "message"), [
     ("slow", "TimeLimit", "more than 4 seconds"), ("large", "MemoryLimit", r"used 0\.\d+ GiB, more than 0.68 GiB"),
     ("die", "Killed", "killed 3 times"), ("gone", "Exit", "ended 3 times without a result, at last with exit status 3"),
-    ("nan it is", "RuntimeError", "^nan$"),
+    ("nan it is", "RuntimeError", "^nan$"), ("crash", "Killed", "killed 3 times, at last by SIGSEGV; see the log"),
 ])  # fmt: skip
 def test_limits_and_deaths_are_recorded_as_such(ended, way, error, message):
     assert ended[2][way]["error"] == error
     assert re.search(message, ended[2][way]["message"])
+    assert ended[2][way]["attempts"] == (3 if way in ("die", "gone", "crash") else 1)
 
 
 def test_a_killed_process_is_tried_again_and_an_error_is_not(ended):
@@ -123,18 +166,23 @@ def test_each_run_has_a_log_of_all_that_it_printed(ended):
     text = (folder / "results" / ".sweep" / "logs" / f"{outcome.paths[0].stem}.log").read_text()
     assert "this is run 0" in text
     assert "and its warnings" in text
-    with open(failures["raise"]["log"]) as log:
-        assert "RuntimeError: no 0" in log.read()
+    for way, end in (("raise", "RuntimeError: no 0"), ("crash", r'ways\.py", line \d+ in main')):
+        with open(failures[way]["log"]) as log:
+            assert re.search(end, log.read())
 
 
 def test_no_claim_is_left_and_no_process(ended):
     assert list((ended[0] / "results" / ".sweep" / "claims").iterdir()) == []
     assert workers(ended[0]) == []
+    assert len((ended[0] / "children").read_text().split()) == 2
+    assert (
+        children(ended[0]) == []
+    )  # of the run that was too slow, and of the one that left a process and a thread behind
 
 
 def test_runs_have_processes_and_peak_memories_of_their_own(ended):
     records = [sweep.read_result(path) for path in ended[1].paths]
-    assert len({record["result"]["process"] for record in records}) == 3
+    assert len({record["result"]["process"] for record in records}) == 4
     assert all(record["result"]["parent"] != os.getpid() for record in records)
     # The large run shared a worker with others, whose peaks do not show its half a gigabyte.
     assert all(record["peak_memory_bytes"] < 700 * 2**20 for record in records)
@@ -153,6 +201,12 @@ def test_a_sweep_goes_on_with_what_is_missing_failed_or_changed(ways, tmp_path):
     lines = begun(tmp_path)
     assert [lines.count(f"begin {run}") for run in ("raise 0", "well 1", "well 2", "well 4")] == [2, 1, 2, 1]
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path != damaged)
+    lost = sweep.result_path("ways", sweep.configure(ways, {"n": 4}), folder)
+    lost.unlink()
+    lost.symlink_to(tmp_path / "nowhere")  # a result whose storage is gone
+    sweep.sweep(ways, [{"n": 4}], folder, workers=1)
+    assert not lost.is_symlink()
+    assert begun(tmp_path).count("begin well 4") == 2
     sweep.sweep(ways, [{"n": 1}], folder, workers=1, force=True)
     assert begun(tmp_path).count("begin well 1") == 2
     assert (
@@ -216,8 +270,9 @@ def test_a_bayesian_sweep_by_force_runs_every_point_again(ways, tmp_path):
         assert len(begun(tmp_path)) == 4 * count
 
 
-def test_an_objective_that_is_not_there_is_named(ways, tmp_path):
-    spec = Spec({"n": "0..63"}, search="bayes", samples=12, objective="los")
+@pytest.mark.parametrize("samples", [2, 12])  # so few that no point is chosen by it, too
+def test_an_objective_that_is_not_there_is_named(ways, tmp_path, samples):
+    spec = Spec({"n": "0..63"}, search="bayes", samples=samples, objective="los")
     with pytest.raises(GPResponseError, match="no number 'los'; they have n, draw"):
         conduct(ways, spec, tmp_path / "results", how())
 
@@ -237,6 +292,17 @@ def test_workers_end_with_their_driver(tmp_path):
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     wait_until(lambda: not workers(tmp_path), 10, what="the end of the workers")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_runs_have_started_ends_with_the_driver(tmp_path, number):
+    source = SOURCE.replace('def main(way: str = "well"', 'def main(way: str = "slow"')
+    tracked(tmp_path, source=source)
+    driver = drive(tmp_path, "n=0..1", "--workers", "1")
+    wait_until(lambda: children(tmp_path), 60, what="the first child")
+    os.kill(driver.pid, number)
+    driver.wait()
+    wait_until(lambda: not workers(tmp_path) and not children(tmp_path), 10, what="the end of the child")
 
 
 def test_an_interrupt_ends_everything_and_is_one_line(tmp_path):
@@ -287,6 +353,15 @@ def test_a_worker_that_cannot_begin_is_an_error_with_the_end_of_its_log(ways, tm
     with pytest.raises(GPResponseError, match=r"a worker ended with status 1 3 times; .*not today"):
         sweep.sweep(ways, [{"n": 1}], tmp_path, workers=1)
     assert time.monotonic() - started < 120
+
+
+def test_workers_that_end_on_a_full_disk_are_explained_though_no_log_can_be(ways, tmp_path, monkeypatch):
+    plan = Plan(ways.path, tmp_path / "results", [{"n": 1}]).write()
+    workers = LocalCrew(plan, Resources(1, 1), left=1)
+    workers.deaths, workers.begun = [local.MOST_DEATHS - 1], [time.monotonic()]
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(GPResponseError, match=f"no space is left in {tmp_path / 'results'}; make some"):
+        workers._mind(0, subprocess.CompletedProcess([], 1))
 
 
 @pytest.fixture
@@ -341,3 +416,7 @@ def test_failed_runs_are_listed_and_make_the_command_fail(project, capsys):
     assert "1 results in" in captured.out
     assert re.search(r"failed: .*'way': 'raise'.*RuntimeError: no 0; log .*\.log", captured.out)
     assert "1 of 2 runs failed; tracebacks in" in captured.err
+    assert cli.main(["sweep", "ways", "way=long", "--workers", "1"]) == 2
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "failed: " in line]
+    assert "RuntimeError: one two xxx" in line
+    assert len(line) < 1200

@@ -15,7 +15,7 @@ from gp_response.plots import Mean, ablation_curves
 from gp_response.sweep.compare import differences, interval, means
 from gp_response.sweep.draw import draw
 from gp_response.sweep.frame import matching
-from gp_response.sweep.show import Cell, as_latex, as_text, escaped, lay_out, number
+from gp_response.sweep.show import Cell, Grid, as_latex, as_text, escaped, lay_out, number
 
 SOURCE = '''
 """Numbers that depend on everything."""
@@ -27,7 +27,7 @@ def main(kernel: str = "rbf", rank: int = 16, noise: float = 0.1, seed: int = 0)
     rough = ((seed * 7919 + rank * 31 + len(kernel)) % 13) / 100
     return {
         "rmse": {"test": 1.0 / rank + 0.1 * (kernel == "rbf") + 0.3 * seed + rough}, "kernel": "K", "curve": [1, 2],
-        "lost": float("nan"), "ok": True, "name": "x",
+        "lost": float("nan"), "endless": float("inf"), "ok": True, "name": "x",
     }
 '''
 
@@ -54,7 +54,8 @@ def test_a_frame_has_a_row_a_run_and_tells_parameters_from_results(table):
     assert len(table) == 16
     assert table.attrs["parameters"] == ["kernel", "rank", "noise", "seed"]
     assert set(table.columns) == {
-        "kernel", "rank", "noise", "seed", "rmse.test", "result.kernel", "lost", "ok", "name", "seconds", "peak_memory_bytes",
+        "kernel", "rank", "noise", "seed", "rmse.test", "result.kernel", "lost", "endless", "ok", "name", "seconds",
+        "peak_memory_bytes",
     }  # fmt: skip
     assert set(table["kernel"]) == {"rbf", "matern32"}
 
@@ -227,6 +228,27 @@ def test_the_table_command_prints_compares_and_writes(done, monkeypatch, capsys)
     assert text.count(r"\\") == 3
     assert r"\begin{tabular}{lrr}" in text
     assert text.count(r"\bfseries") == 2
+    assert cli.main(["table", "toy", "--value", "rmse.test", "--rows", "noise"]) == 0
+    assert "*" not in capsys.readouterr().out  # one row has no rival, and no star is explained
+    words = ["table", "toy", "--value", "rmse.test", "--where", "kernel=rbf", "--baseline", "kernel=rbf"]
+    assert cli.main([*words, "--latex", "kept.tex"]) == 2  # nothing to pair
+    assert (done / "kept.tex").exists()
+
+
+def test_long_names_do_not_widen_a_table_and_stay_apart(table):
+    names = ["a" * 400 + end for end in "bc"]
+    cells = {((name,), "x"): Cell(1.0, math.nan, 1) for name in names}
+    lines = as_text(Grid(("text",), [(name,) for name in names], ["x"], cells)).splitlines()
+    assert max(map(len, lines)) < 80
+    assert lines[1] != lines[2]
+
+
+def test_integers_of_any_size_are_numbers_of_a_table():
+    facts = {"seconds": 1.0, "peak_memory_bytes": 1}
+    records = [{**facts, "config": {"n": n}, "result": {"count": 10**n}} for n in (3, 30, 400)]
+    found = means(sweep.table_of(records), ["count"], by=["n"])
+    assert found["mean"].tolist()[:2] == [1e3, 1e30]
+    assert math.isnan(found["mean"].iloc[2])  # not finite as a float
 
 
 def test_the_plot_command_draws(done, monkeypatch, capsys):
@@ -269,8 +291,13 @@ def test_a_figure_without_means_is_refused():
         (["table", "toy", "--value", "rmse.test", "--rows", "kernl"], "did you mean 'kernel'"),
         (["table", "toy", "--value", "rmse.test", "--where", "rank=5"], "where rank=5"),
         (["table", "toy", "--value", "rmse.test", "--level", "95"], "level is 95"),
+        (
+            ["table", "toy", "--value", "rmse.test", "--where", "kernel=rbf", "--baseline", "kernel=rbf"],
+            "every run has",
+        ),
         (["table", "toyy", "--value", "rmse.test"], "no result of toyy"),
         (["plot", "toy", "--value", "rmse.test", "--log", "z"], "log is 'z'"),
+        (["plot", "toy", "--value", "endless"], "no mean of endless is finite"),
         (["plot", "toy", "--value", "rmse.test", "--out", "a.xyz"], "no such figure format as .xyz"),
     ],
 )

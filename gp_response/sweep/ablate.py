@@ -16,6 +16,7 @@ from gp_response.sweep.engines import Resources
 from gp_response.sweep.records import results
 from gp_response.sweep.run import run
 from gp_response.sweep.show import Grid, as_text
+from gp_response.sweep.watch import told
 
 SMOKE_RESULTS = Path("paper", "build", "smoke", "results")
 FOLDER = "ablations"
@@ -74,9 +75,8 @@ class Ablations:
             how = How("local", Resources(self.workers, self.threads))
             outcome = conduct(experiment, configs, folder, how, force=self.force)
             if outcome.failures:
-                first = outcome.failures[0]
-                what = f"{first['config']}: {first['error']}: {first['message']}"
-                raise GPResponseError(f"{len(outcome.failures)} runs of {name} failed; the first, {what}")
+                count, first = len(outcome.failures), outcome.failures[0]
+                raise GPResponseError(f"{count} runs of {name} failed; the first, {told(first)}")
 
     def _told(self, ablation: Ablation, experiment: Experiment, folder: Path) -> list[str]:
         """Print table and verdicts; what does not hold."""

@@ -14,6 +14,7 @@ from gp_response.plots import Panel, ablation_panels, save
 from gp_response.sweep.ablation import Ablation, ablations
 from gp_response.sweep.expected import check, mean_of
 from gp_response.sweep.frame import column
+from gp_response.sweep.records import run_name
 from gp_response.sweep.show import Cell, escaped
 
 Read = Mapping[str, tuple[Experiment, Sequence[Mapping[str, Any]]]]
@@ -34,7 +35,8 @@ def ablation_report(files: Path, known: Read, figures: Path) -> dict[str, str]:
     parts: list[list[str]] = []
     panels: list[Panel] = []
     variables: dict[str, str] = {}
-    runs = claims = held = 0
+    runs: set[str] = set()  # ablations may share some
+    claims = held = 0
     for ablation in ablations(files).values():
         if ablation.experiment not in known:
             raise unknown_name("experiment", ablation.experiment, known)
@@ -45,13 +47,14 @@ def ablation_report(files: Path, known: Read, figures: Path) -> dict[str, str]:
         parts.append(_rows(ablation, table))
         panels.append(_panel(ablation, table))
         said = ablation.claims(smoke=smoke)
-        runs, claims, held = runs + len(table), claims + len(said), held + sum(_holds(claim, table) for claim in said)
+        runs |= _runs(ablation, *known[ablation.experiment], smoke=smoke)
+        claims, held = claims + len(said), held + sum(_holds(claim, table) for claim in said)
         variables |= {} if smoke else _numbers(ablation, table)
     if not parts:
         return {}
     save(ablation_panels(panels), figures / FIGURE)
     left, right = _halves(parts)
-    counts = {"Files": len(parts), "Runs": runs, "Claims": claims, "Held": held}
+    counts = {"Files": len(parts), "Runs": len(runs), "Claims": claims, "Held": held}
     variables |= {f"Ablation{key}": _number(count) for key, count in counts.items()}
     return {**variables, "AblationTableLeft": "\n".join(left), "AblationTableRight": "\n".join(right)}
 
@@ -66,6 +69,13 @@ def _table(
         except InputError:
             continue
     return None
+
+
+def _runs(ablation: Ablation, experiment: Experiment, records: Sequence[Mapping[str, Any]], *, smoke: bool) -> set[str]:
+    """Names of its runs that are done."""
+    configs = ablation.configs(experiment, scale="smoke" if smoke else "full")
+    done = {run_name(experiment.name, record["config"]) for record in records}
+    return done & {run_name(experiment.name, config) for config in configs}
 
 
 def _holds(expectation: Mapping[str, Any], table: pd.DataFrame) -> bool:

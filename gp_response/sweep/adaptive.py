@@ -50,6 +50,8 @@ def adaptive(experiment: Experiment, spec: Spec, folder: Path, how: How, force: 
                     workers.tend()
                 pause(plan)
             bar.show(plan, workers, [])
+        for name in plan.names():  # a search so short that it asked for no objective must not hide that there is none
+            _objective(plan.board, name, str(spec.objective))
     finally:
         if lead:
             lead.release()

@@ -1,10 +1,12 @@
 """One attempt at a run, in a process forked for it from a worker that has everything imported already.
 
 The process has its own peak memory, its own log, and dies with its worker. The worker meanwhile keeps the claim alive, and ends
-the process where it exceeds a limit or the claim is lost.
+the process where it exceeds a limit or the claim is lost. What the process started and left behind ends with it.
 """
 
+import contextlib
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -42,12 +44,15 @@ class Task:
     def name(self) -> str:
         return self.claim.name
 
-    def fail(self, error: str, message: str, trace: str = "", *, seconds: float = 0.0) -> None:
+    def fail(
+        self, error: str, message: str, trace: str = "", *, seconds: float = 0.0, attempts: int | None = None
+    ) -> None:
         self.board.fail(
             self.name,
             {
                 "experiment": self.experiment.name, "config": self.config, "error": error, "message": message,
-                "traceback": trace, "attempts": self.claim.count, "seconds": seconds, "log": str(self.board.log(self.name)),
+                "traceback": trace, "attempts": self.claim.count if attempts is None else attempts, "seconds": seconds,
+                "log": str(self.board.log(self.name)),
             },
         )  # fmt: skip
 
@@ -60,13 +65,13 @@ def attempt(task: Task, alive: Callable[[], bool]) -> None:
     """
     status: int | None = None
     while True:
-        if task.claim.count > task.limits.attempts:
-            task.fail(*_lost(task.claim.count - 1, status))
+        if (gone := task.claim.count - 1) >= task.limits.attempts:
+            task.fail(*_lost(gone, status), attempts=gone)
         if task.board.over(task.name):
             return task.claim.release()
         status = _watch(task, alive)
         if task.board.over(task.name):
-            return task.claim.release()
+            return None
         after = task.claim.again() if alive() else None
         if after is None:
             return None
@@ -80,7 +85,16 @@ def _lost(times: int, status: int | None) -> tuple[str, str]:
             "Exit",
             f"its process ended {times} times without a result, at last with exit status {status}; see the log",
         )
+    if status not in (None, -signal.SIGKILL):
+        return "Killed", f"its process was killed {times} times, at last by {_signal_name(status)}; see the log"
     return "Killed", f"its process or worker was killed {times} times; memory may have run out, see the log"
+
+
+def _signal_name(status: int) -> str:
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 def _watch(task: Task, alive: Callable[[], bool]) -> int | None:
@@ -89,21 +103,34 @@ def _watch(task: Task, alive: Callable[[], bool]) -> int | None:
     started = time.monotonic()
     beat = started
     process.start()
-    while process.is_alive():
-        process.join(GLANCE)
-        now = time.monotonic()
-        if excess := _excess(task.limits, now - started, process.pid):
-            process.kill()
-            process.join()
-            task.fail(*excess, seconds=now - started)
-        elif now - beat > task.limits.lease / 6:
-            beat = now
-            if not task.claim.beat():
+    try:
+        while process.is_alive():
+            process.join(GLANCE)
+            now = time.monotonic()
+            if excess := _excess(task.limits, now - started, process.pid):
                 process.kill()
-        if not alive():
-            process.kill()
-    process.join()
+                process.join()
+                if not task.board.done(task.name):  # it may have come to its end just before
+                    task.fail(*excess, seconds=now - started)
+            elif now - beat > task.limits.lease / 6:
+                beat = now
+                if not task.claim.beat():
+                    process.kill()
+            if not alive():
+                process.kill()
+    finally:  # also where the worker is told to end, as it is when the last result is there
+        _end_group(process.pid)
+        process.join()
+        if task.board.over(task.name):
+            task.claim.release()
     return process.exitcode
+
+
+def _end_group(leader: int | None) -> None:
+    """End a run's process and all that it started, sessions of their own (daemons) aside."""
+    if leader:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
 
 
 def _excess(limits: Limits, seconds: float, pid: int | None) -> tuple[str, str] | None:
@@ -116,9 +143,25 @@ def _excess(limits: Limits, seconds: float, pid: int | None) -> tuple[str, str] 
 
 
 def _run(task: Task, parent: int) -> None:
-    """In the forked process: run, and make the outcome known."""
+    """In the forked process: run, make the outcome known, and end, whatever threads the experiment left running."""
+    os.setpgid(0, 0)  # a group of its own, with all that it starts
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with(parent)
-    _log_to(task.board.log(task.name), task.claim.count)
+    status = 1
+    try:
+        _log_to(task.board.log(task.name), task.claim.count)
+        _answer(task)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _answer(task: Task) -> None:
     started = time.monotonic()
     try:
         text = text_of(record_of(task.experiment, task.config))
@@ -130,10 +173,10 @@ def _run(task: Task, parent: int) -> None:
         task.fail(type(error).__name__, str(error), trace, seconds=time.monotonic() - started)
 
 
-def die_with(parent: int) -> None:
-    """Have this process killed when the process `parent`, which started it, ends (Linux; elsewhere it runs on)."""
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have this process sent a signal when the process `parent`, which started it, ends (Linux; elsewhere it runs on)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:
         os._exit(1)
 
@@ -150,6 +193,7 @@ def _log_to(path: Path, count: int) -> None:
         os.fdopen(stream, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")
         for stream in (1, 2)
     )
+    faulthandler.enable()  # where a crash in compiled code happened
     print(f"== attempt {count}, process {os.getpid()} on {os.uname().nodename}", file=sys.stderr)
 
 

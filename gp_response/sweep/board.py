@@ -67,7 +67,8 @@ class Board:
         """Before a sweep: forget failures, so that they are tried again, and set aside damaged results (all, if `force`)."""
         for name in names:
             self.failure(name).unlink(missing_ok=True)
-            if self.done(name) and (force or read_result(self.result(name)) is None):
+            # A link to nowhere is no result, and yet in the way of one.
+            if os.path.lexists(self.result(name)) and (force or read_result(self.result(name)) is None):
                 aside = self.own / "replaced" / f"{name}.json"
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.result(name), aside)

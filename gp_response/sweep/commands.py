@@ -26,6 +26,7 @@ from gp_response.sweep.records import config_hash, results
 from gp_response.sweep.show import as_latex, as_text, lay_out
 from gp_response.sweep.space import assignments, pieces
 from gp_response.sweep.spec import Kind, Spec, read_spec
+from gp_response.sweep.watch import told
 
 RESULTS = Path("paper", "results")
 UNITS = {"": 1, "k": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -142,7 +143,7 @@ class Sweep:
 def _tell(outcome: Outcome, folder: Path) -> None:
     print(f"{len(outcome.paths)} results in {folder}")
     for failure in outcome.failures[:5]:
-        print(f"failed: {failure['config']}: {failure['error']}: {failure['message']}; log {failure['log']}")
+        print(f"failed: {told(failure)}; log {failure['log']}")
     if outcome.failures:
         total = len(outcome.paths) + len(outcome.failures)
         raise GPResponseError(
@@ -220,12 +221,13 @@ class Table(Compared):
         summary = means(table, values, by=by, level=self.level)
         grid = lay_out(summary, rows, self.columns, best=self.best, along=self.along)
         print(as_text(grid))
-        print(f"mean ± {self.level:.0%} interval over {' and '.join(averaged) or 'one run each'}; * best")
-        if self.baseline:
-            self._differences(table, values)
+        starred = "; * best" if any(cell.best for cell in grid.cells.values()) else ""
+        print(f"mean ± {self.level:.0%} interval over {' and '.join(averaged) or 'one run each'}{starred}")
         if self.latex:
             text = summary.to_csv(index=False) if self.latex.suffix == ".csv" else as_latex(grid)
             print(f"-> {write_atomically(self.latex, text)}")
+        if self.baseline:  # last, for there may be nothing to pair
+            self._differences(table, values)
 
     def _differences(self, table: Any, values: list[str]) -> None:
         [(key, text)] = assignments([str(self.baseline)]).items()

@@ -76,6 +76,8 @@ def differences(table: pd.DataFrame, value: str, parameter: str, baseline: str, 
         if len(gaps):
             mean, half = interval(gaps, level)
             found.append({parameter: label, "difference": mean, "half": half, "p": _p_value(gaps), "pairs": len(gaps)})
+    if len(grid.columns) == 1:
+        raise InputError(f"every run has {parameter}={baseline}; there is nothing to compare it with")
     if not found:
         raise InputError(f"no run pairs with one at {parameter}={baseline}: none agrees in {', '.join(others)}")
     return pd.DataFrame(found)

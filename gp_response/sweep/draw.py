@@ -26,6 +26,8 @@ def draw(
         raise InputError("no parameter but seed varies; run a sweep over one first, or name one by --x")
     summary = means(table, [value], by=[across[0], *named], level=level)
     summary = summary[summary["mean"].notna()]
+    if summary.empty:
+        raise InputError(f"no mean of {value} is finite; choose another value, or leave runs out by --where")
     grid: dict[str, dict[str, list[Mean]]] = {}
     for _, line in summary.iterrows():
         panel = f"{panels} = {line[panels]}" if panels else ""

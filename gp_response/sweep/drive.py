@@ -10,7 +10,7 @@ from gp_response.sweep.adaptive import adaptive
 from gp_response.sweep.engines import Resources, crew
 from gp_response.sweep.plan import Limits, Plan
 from gp_response.sweep.spec import Spec
-from gp_response.sweep.watch import How, Outcome, left_of, outcome_of, pause, progress
+from gp_response.sweep.watch import How, Outcome, left_of, outcome_of, pause, progress, told
 
 
 def sweep(
@@ -41,8 +41,9 @@ def sweep(
     found = conduct(experiment, configs, Path(folder), how, force=force)
     if found.failures:
         first, total = found.failures[0], len(found.failures) + len(found.paths)
-        what = f"{first['config']}: {first['error']}: {first['message']}"
-        raise GPResponseError(f"{len(found.failures)} of {total} runs of {experiment.name} failed; the first, {what}")
+        raise GPResponseError(
+            f"{len(found.failures)} of {total} runs of {experiment.name} failed; the first, {told(first)}"
+        )
     return found.paths
 
 

@@ -48,8 +48,18 @@ def flat(result: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= flat(value, f"{outer}{key}.")
         elif isinstance(value, int | float | str | bool):
-            found[f"{outer}{key}"] = value
+            found[f"{outer}{key}"] = _held(value)
     return found
+
+
+def _held(value: Any) -> Any:
+    """An integer of any size, which JSON may have, as what a column of numbers can hold."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _hashable(value: Any) -> Any:

@@ -20,7 +20,7 @@ class Limits:
 
     Attributes:
         seconds: wall time.
-        memory: bytes of resident memory, as seen ten times a second, imports included.
+        memory: bytes of resident memory of its own process, as seen ten times a second, imports included.
         attempts: how often a run whose worker, node or process vanished is tried. An error of the experiment is final.
         lease: seconds of silence after which a worker on another machine counts as gone.
     """

@@ -68,6 +68,9 @@ def read_result(path: Path | str) -> dict[str, Any] | None:
     if missing:
         _disregard(path, f"it lacks {', '.join(missing)}")
         return None
+    if not isinstance(record["config"], dict) or not isinstance(record["result"], dict):
+        _disregard(path, "its config or its result is no object")
+        return None
     if result_path(record["experiment"], floats(record["config"]), path.parent) != path:
         _disregard(path, "its configuration does not hash to its name")
         return None

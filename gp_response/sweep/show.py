@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from gp_response.errors import InputError
+from gp_response.errors import InputError, brief
 
+WIDTH = 60  # letters of a name in a table on a screen
 SPECIAL = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -86,9 +87,12 @@ def number(cell: Cell) -> tuple[str, str]:
 
 
 def as_text(grid: Grid) -> str:
-    """Columns aligned; `*` marks the best."""
-    lines = [[*grid.corner, *grid.columns]]
-    lines += [[*place, *(_plain(grid.cells.get((place, head))) for head in grid.columns)] for place in grid.rows]
+    """Columns aligned; `*` marks the best. Long names are cut in their middle."""
+    lines = [[brief(head, WIDTH) for head in (*grid.corner, *grid.columns)]]
+    lines += [
+        [*(brief(part, WIDTH) for part in place), *(_plain(grid.cells.get((place, head))) for head in grid.columns)]
+        for place in grid.rows
+    ]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join(
         "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -125,7 +129,7 @@ def _math(cell: Cell | None) -> str:
 
 
 def escaped(text: str) -> str:
-    return "".join(SPECIAL.get(letter, letter) for letter in text)
+    return "".join(SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def _text(value: object) -> str:

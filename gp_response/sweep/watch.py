@@ -10,6 +10,7 @@ from typing import Any
 
 import tqdm
 
+from gp_response.errors import brief
 from gp_response.sweep.engines import Crew, Resources
 from gp_response.sweep.plan import Limits, Plan
 
@@ -32,6 +33,11 @@ class Outcome:
 
     paths: list[Path]
     failures: list[dict[str, Any]]
+
+
+def told(failure: Mapping[str, Any]) -> str:
+    """A failure in one line, whatever its configuration and message hold."""
+    return f"{brief(failure['config'], 400)}: {failure['error']}: {brief(failure['message'], 400)}"
 
 
 def left_of(plan: Plan) -> list[str]:
@@ -75,4 +81,4 @@ def progress(plan: Plan) -> Iterator[Bar]:
         yield Bar(bar)
 
 
-__all__ = ["How", "Outcome", "left_of", "outcome_of", "pause", "progress"]
+__all__ = ["How", "Outcome", "left_of", "outcome_of", "pause", "progress", "told"]

@@ -20,6 +20,7 @@ from gp_response.claims import Claims
 from gp_response.errors import InputError
 from gp_response.experiment import Experiment, read_experiment
 from gp_response.sweep.attempt import Task, attempt, die_with
+from gp_response.sweep.engines.crew import ENDED
 from gp_response.sweep.plan import Plan
 
 PAUSE = 0.25  # seconds between looks for work
@@ -65,9 +66,15 @@ def _say(task: Task) -> None:
 def _begin(arguments: argparse.Namespace) -> None:
     for name in ("SIGUSR1", "SIGUSR2"):  # SLURM's warnings, which go to every process of a step, are for submitit
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ended)
     if arguments.parent:
-        die_with(arguments.parent)
+        die_with(arguments.parent, signal.SIGTERM)
     work(arguments.plan, lambda: not arguments.parent or os.getppid() == arguments.parent)
+
+
+def _ended(*_: object) -> None:
+    """On SIGTERM: leave, and on the way end the run at hand and what it started."""
+    sys.exit(ENDED)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What every engine is: a way to have a number of workers running, and nothing else. All that matters is on disk."""
 
 import os
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from types import TracebackType
 
 from gp_response.errors import InputError
 
+ENDED = 128 + signal.SIGTERM  # exit status of a worker that was told to end, as shells have it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -92,4 +94,4 @@ def environment(threads: int, gpus: Sequence[str] | None = None) -> dict[str, st
     return own if gpus is None else {**own, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
-__all__ = ["Crew", "Resources", "command", "cores", "environment"]
+__all__ = ["ENDED", "Crew", "Resources", "command", "cores", "environment"]

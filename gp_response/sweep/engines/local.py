@@ -1,6 +1,7 @@
 """Workers as processes of this machine. One that is killed is started again; all end with the process that started them."""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import torch
 
 from gp_response.errors import GPResponseError, InputError
-from gp_response.sweep.engines.crew import Crew, Resources, command, cores, environment
+from gp_response.sweep.engines.crew import ENDED, Crew, Resources, command, cores, environment
 
 MOST_DEATHS = 3  # of one worker in a row, each soon after its start
+LITTLE = 2**16  # bytes of free disk, by which a worker cannot work
+GRACE = 5.0  # seconds for a worker to end by itself
 SOON = 120.0  # seconds, in which a worker can import everything on a busy machine
 
 
@@ -35,11 +38,13 @@ class LocalCrew(Crew):
 
     def _mind(self, place: int, worker: "subprocess.Popen[bytes] | None") -> None:
         """A worker that cannot even begin is an error of the set-up and not of a run."""
-        if worker is None or worker.returncode in (0, -9, -15):
+        if worker is None or worker.returncode in (0, -9, -15, ENDED):
             return
         soon = time.monotonic() - self.begun[place] < SOON
         self.deaths[place] = self.deaths[place] + 1 if soon else 1
         if self.deaths[place] >= MOST_DEATHS:
+            if shutil.disk_usage(self.plan).free < LITTLE:  # the log has no end then
+                raise GPResponseError(f"no space is left in {self.plan.parents[2]}; make some, and sweep again")
             end = (self._log(place).read_text(errors="replace").strip().splitlines() or [""])[-1]
             raise GPResponseError(
                 f"a worker ended with status {worker.returncode} {MOST_DEATHS} times; its log ends: {end}"
@@ -62,9 +67,13 @@ class LocalCrew(Crew):
     def stop(self) -> None:
         running = [worker for worker in self.workers if worker is not None and worker.poll() is None]
         for worker in running:
-            worker.kill()
+            worker.terminate()  # so that it ends what its run started, too
         for worker in running:
-            worker.wait()
+            try:
+                worker.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
 
     def note(self) -> str:
         return f"{self.count} x {self.threads} threads"
