@@ -13,9 +13,11 @@ from torch.nn.parameter import is_lazy
 from gp_response.curvature.attention import plain_attention
 from gp_response.curvature.frozen import refuse_unfrozen, refuse_unsteady
 from gp_response.curvature.modes import ForwardMode, Mode, Parts, ReverseMode
-from gp_response.curvature.probe import choose_mode
+from gp_response.curvature.plain import PlainFunctions
+from gp_response.curvature.probe import choose_mode, rows_batch
 from gp_response.curvature.selection import Selection, select
 from gp_response.errors import GPResponseError, InputError
+from gp_response.linalg.transforms import inside_transform
 
 
 class Network:
@@ -51,6 +53,7 @@ class Network:
         self._fixed = {name: p.clone() for name, p in given.items() if name not in set(self.names)}
         self._buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
         self._mode: Mode | None = None
+        self._batches: bool | None = None
 
     @property
     def count(self) -> int:
@@ -127,7 +130,7 @@ class Network:
     def at(self, parts: Parts, x: Tensor) -> Tensor:
         """Outputs at parameters by name; floating inputs are cast to the network's type."""
         x = self.inputs(x).clone()  # a forward may write into what it is given
-        with plain_attention():
+        with plain_attention(), PlainFunctions():
             found = functional_call(self.module, {**self._fixed, **self._buffers, **parts}, (x,))
         return _rows_first(found, len(x), self.dtype)
 
@@ -181,6 +184,15 @@ class Network:
             at = self.parts
             self._mode = choose_mode(partial(self.at, x=x[:1]), at, (ForwardMode(), ReverseMode()))
         return self._mode
+
+    def batches(self, x: Tensor) -> bool:
+        """Whether gradients of several rows are had by one vmap over them, tried at the first rows seen; inside a transform, where
+        nothing can be tried, it is taken for granted."""
+        if self._batches is None and inside_transform():
+            return True
+        if self._batches is None:
+            self._batches = rows_batch(self.at, self.parts, x[:2])
+        return self._batches
 
     def use(self, mode: Mode) -> None:
         """Take derivatives this way from now on."""

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
 from gp_response.curvature.modes import Function, Mode, Parts
 from gp_response.errors import InputError
@@ -28,6 +29,24 @@ def choose_bending_mode(f: Function, at: Parts, modes: Sequence[Mode]) -> Mode:
         InputError: none does; the message tells what each said.
     """
     return _first(partial(_symmetry_gap, f, at), modes, "the Hessian is not symmetric")
+
+
+def rows_batch(f: Callable[[Parts, Tensor], Tensor], at: Parts, x: Tensor) -> bool:
+    """Whether one vmap over rows x gives the gradients of f that each row has by itself: not for recurrent layers, nor for a
+    forward that branches on numbers or writes them over others."""
+
+    def one(row: Tensor) -> Parts:
+        return grad(lambda parts: f(parts, row[None]).sum())(at)
+
+    alone = [one(row) for row in x]
+    try:
+        together = vmap(one)(x)
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    found = torch.cat([together[name].reshape(len(x), -1) for name in at], dim=1)
+    expected = torch.stack([torch.cat([parts[name].reshape(-1) for name in at]) for parts in alone])
+    gap, scale = float((found - expected).abs().max()), float(expected.abs().max())
+    return gap <= TOLERANCE[found.dtype] * scale
 
 
 def _first(gap_of: Callable[[Mode], float | None], modes: Sequence[Mode], wrong: str) -> Mode:
@@ -64,7 +83,7 @@ def _symmetry_gap(f: Function, at: Parts, mode: Mode) -> float | None:
 
 
 def _products(one: Parts, other: Parts) -> Tensor:
-    return torch.cat([(part * other[name]).flatten(1) for name, part in one.items()], dim=1)
+    return torch.cat([(part * other[name]).reshape(len(part), -1) for name, part in one.items()], dim=1)
 
 
 def _gap(left: Tensor, right: Tensor) -> float | None:

@@ -122,7 +122,12 @@ class NetworkField(Posterior):
     def gradients(self, look: Look) -> Tensor:
         """Whitened gradients of readings, (P, p) float64; those of a component see its own parameters alone."""
         whole = replace(look.double(), component=None)
-        found = self.rows.whiten(whole.of(lambda z: self.model.tangent.gradient(z).T).detach().double())
+        try:
+            found = self.rows.whiten(whole.of(lambda z: self.model.tangent.gradient(z).T).detach().double())
+        except (RuntimeError, NotImplementedError) as error:
+            if look.direction is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise _no_slope(error) from error
         if look.component is None:
             return found
         return found * masks(self.model.tangent.network, self.groups)[:, look.component.to(found.device)]
@@ -236,6 +241,11 @@ class NetworkField(Posterior):
     def width(self) -> int:
         """Numbers in a point's gradient and solution, and its covariances with the rows."""
         return self.model.tangent.count + len(self.rows) * self.model.tangent.outputs
+
+
+def _no_slope(error: Exception) -> InputError:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return InputError(f"torch has no slope of this network's gradients ({said}); use value or contrast")
 
 
 __all__ = ["NetworkField"]
