@@ -14,7 +14,7 @@ from gp_response.curvature.attention import plain_attention
 from gp_response.curvature.frozen import refuse_unfrozen, refuse_unsteady
 from gp_response.curvature.modes import ForwardMode, Mode, Parts, ReverseMode
 from gp_response.curvature.plain import PlainFunctions
-from gp_response.curvature.probe import choose_mode, rows_batch
+from gp_response.curvature.probe import choose_mode, refuse_detached, rows_batch
 from gp_response.curvature.selection import Selection, select
 from gp_response.errors import GPResponseError, InputError
 from gp_response.linalg.transforms import inside_transform
@@ -41,6 +41,7 @@ class Network:
     def __init__(self, module: nn.Module, parameters: Selection = "all"):
         if not isinstance(module, nn.Module):
             raise InputError(f"got a {type(module).__name__}; expected a torch.nn.Module")
+        _refuse_wrapped(module)
         _refuse_lazy(module)
         self.names = select(module, parameters)
         refuse_unfrozen(module)
@@ -181,8 +182,10 @@ class Network:
     def mode(self, x: Tensor) -> Mode:
         """How derivatives are taken, chosen at the first rows seen."""
         if self._mode is None:
-            at = self.parts
-            self._mode = choose_mode(partial(self.at, x=x[:1]), at, (ForwardMode(), ReverseMode()))
+            at, f = self.parts, partial(self.at, x=x[:1])
+            mode = choose_mode(f, at, (ForwardMode(), ReverseMode()))
+            refuse_detached(f, at, mode)
+            self._mode = mode
         return self._mode
 
     def batches(self, x: Tensor) -> bool:
@@ -218,6 +221,8 @@ def _refuse_mixed(chosen: Parts) -> None:
     kinds = {(p.dtype, p.device) for p in chosen.values()}
     if len(kinds) > 1:
         raise InputError(f"parameters chosen are of {len(kinds)} types or devices, {kinds}; give a network of one")
+    if next(iter(kinds))[1].type == "meta":
+        raise InputError("parameters are on the meta device, where they have no values; load them first")
     if next(iter(kinds))[0] not in (torch.float32, torch.float64):
         raise InputError(f"parameters are {next(iter(kinds))[0]}; call net.float() or net.double() on a copy first")
 
@@ -234,6 +239,15 @@ def _layers(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({error}); a network is kept as it stands: take out what "
             "copy.deepcopy cannot copy, or give it a __deepcopy__"
         ) from error
+
+
+def _refuse_wrapped(module: nn.Module) -> None:
+    """What calls with other parameters are not made of."""
+    for layer in module.modules():
+        if isinstance(layer, torch.jit.ScriptModule | nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise InputError(
+                f"got a {type(layer).__name__}, which cannot be called with other parameters; give the module it was made of"
+            )
 
 
 def _refuse_lazy(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch.func import grad, vmap
 from gp_response.curvature.modes import Function, Mode, Parts
 from gp_response.errors import InputError
 
+STEP = 1e-3  # of a parameter
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
@@ -29,6 +30,21 @@ def choose_bending_mode(f: Function, at: Parts, modes: Sequence[Mode]) -> Mode:
         InputError: none does; the message tells what each said.
     """
     return _first(partial(_symmetry_gap, f, at), modes, "the Hessian is not symmetric")
+
+
+def refuse_detached(f: Function, at: Parts, mode: Mode) -> None:
+    """Raise InputError where f moves with its parameters and torch sees no derivative by any."""
+    directions = {name: _directions(part)[:1] for name, part in at.items()}
+    with torch.no_grad():
+        output, pushed = mode.push(f, at, directions)
+        if bool(pushed.any()):
+            return
+        moved = f({name: part + STEP * directions[name][0] for name, part in at.items()})
+    if not torch.equal(moved, output):
+        raise InputError(
+            "the network's output moves with the parameters chosen but has no gradient by them; keep torch.no_grad(), detach "
+            "and numpy out of its forward"
+        )
 
 
 def rows_batch(f: Callable[[Parts, Tensor], Tensor], at: Parts, x: Tensor) -> bool:
@@ -101,4 +117,4 @@ def _directions(like: Tensor) -> Tensor:
     return torch.cos(steps**1.5).reshape(2, *like.shape).to(like.dtype)
 
 
-__all__ = ["choose_bending_mode", "choose_mode"]
+__all__ = ["choose_bending_mode", "choose_mode", "refuse_detached", "rows_batch"]
