@@ -221,6 +221,14 @@ class NetworkField(Posterior):
         return Certified(value + gradients.T @ moved, error + length * (lost / self.floor**0.5 + self.change))
 
     @property
+    def prior_mean(self) -> Any:
+        """m(x) of the process where noise is Gaussian; elsewhere the prior moves the mode, and no closed form is here."""
+        raise InputError(
+            "hyperparameters of a network's prior have closed forms under Gaussian noise alone, and this is "
+            f"{self.model.likelihood!r}; compare two of gr.laplace(..., prior_precision=...)"
+        )
+
+    @property
     def pull(self) -> Tensor:
         """`Λ₀(θ₀ - θ*)` whitened, (P,), where outputs are one; from where components are counted."""
         raise InputError("components are not here for several classes; use restrict(posterior, parameters)")
