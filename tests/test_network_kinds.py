@@ -127,11 +127,12 @@ def rows_jacobian(net, x):
     ])  # fmt: skip
 
 
+@pytest.mark.parametrize("solver", [gr.Dense(), gr.CG(tolerance=1e-10)], ids=repr)
 @pytest.mark.parametrize("name", CASES)
-def test_posteriors_are_those_of_the_written_jacobian(name):
+def test_posteriors_are_those_of_the_written_jacobian(name, solver):
     net, x, y = case(name)
     J = rows_jacobian(net, x)
-    posterior = gr.laplace(net, (x, y), likelihood=gr.Gaussian(noise=NOISE), prior_precision=PRIOR, solver=gr.Dense())
+    posterior = gr.laplace(net, (x, y), likelihood=gr.Gaussian(noise=NOISE), prior_precision=PRIOR, solver=solver)
     covariance = torch.linalg.inv(J.T @ J / NOISE + PRIOR * torch.eye(J.shape[1]))
     some = x[:3].reshape(3, -1).double()
     read = J.reshape(len(x), -1, J.shape[1])[:3].flatten(0, 1)

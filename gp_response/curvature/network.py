@@ -169,7 +169,7 @@ class Network:
     def pull(self, x: Tensor, U: Tensor) -> Tensor:
         """Jᵀ U of cotangents (*outputs, t) summed over these rows, (P, t), by reverse mode."""
         parts = self.pull_rows(x, U.movedim(-1, 0))
-        return torch.cat([parts[name].flatten(1) for name in self.names], dim=1).mT
+        return torch.cat([parts[name].reshape(U.shape[-1], -1) for name in self.names], dim=1).mT
 
     def push_rows(self, x: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and J v for every row v of V (t, P): (t, *outputs)."""
