@@ -324,6 +324,19 @@ class Holding(nn.Linear):
         self.lock = threading.Lock()
 
 
+class Rarely(nn.Linear):
+    """Random so seldom that a few rows do not show it."""
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 1e-6, training=True)
+
+
+class Detached(nn.Linear):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
 class Infinite(nn.Linear):
     def forward(self, x):
         return super().forward(x) / 0.0
@@ -341,6 +354,11 @@ def trained(*layers):
         (Tied().train(), r"\(MultiheadAttention\) is in training mode"),
         (trained(nn.BatchNorm1d(4, track_running_stats=False)).eval(), "depends on the other rows"),
         (Noisy(4, 1), "two evaluations of the same rows differ"),
+        (Rarely(4, 1), "draws random numbers"),
+        (Detached(4, 1), "moves with the parameters chosen but has no gradient"),
+        (nn.DataParallel(nn.Linear(4, 1)), "got a DataParallel.*give the module it was made of"),
+        (nn.Sequential(torch.jit.script(nn.Linear(4, 1))), "got a RecursiveScriptModule"),
+        (nn.Linear(4, 1, device="meta"), "on the meta device"),
         (Coupled(4, 1), "depends on the other rows of its batch"),
         (Counting(4, 1), "changes 'calls'"),
         (Several(4, 1), "returned a tuple; wrap it"),
@@ -380,6 +398,13 @@ def test_a_refused_network_is_left_as_it_was():
         ((torch.randn(7, 4), torch.randn(6)), {}, "the same number of rows"),
         ((torch.randn(0, 4), torch.randn(0)), {}, "one or more"),
         (torch.randn(7, 4), {}, "a Dataset or a pair"),
+        ((torch.full((7, 4), torch.nan), torch.zeros(7)), {}, "x: row 0 is not finite"),
+        ((torch.randn(3, 4), torch.tensor([0.0, 1.0, torch.inf])), {}, "y: row 2 is not finite"),
+        (
+            (torch.randn(7, 4), torch.zeros(7)),
+            {"parameters": [nn.Parameter(torch.ones(2, 2))]},
+            "holds a Parameter; expected a name",
+        ),
         ((torch.randn(7, 4), torch.randn(7, 2)), {}, "one for each output"),
         ((torch.randn(7, 4), torch.full((7,), 2)), {"likelihood": gr.Bernoulli()}, "Bernoulli got the label 2"),
         ((torch.randn(7, 4), torch.zeros(7)), {"likelihood": gr.Categorical(3)}, r"1 outputs for Categorical\(3\)"),
@@ -490,3 +515,15 @@ def test_recurrent_networks_have_no_forward_mode_in_single_precision():
     assert isinstance(single.net.mode(x), ReverseMode)
     assert isinstance(double.net.mode(x), ForwardMode)
     torch.testing.assert_close(single.dense().double(), double.dense(), rtol=1e-3, atol=1e-4)
+
+
+def test_random_numbers_of_a_seed_kept_inside_are_no_chance():
+    class Seeded(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * torch.randn(1, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+
+    x, y = torch.randn(7, 4, dtype=torch.float64), torch.zeros(7, dtype=torch.float64)
+    op = gr.ggn(Seeded(4, 1).double(), (x, y), likelihood=gr.Gaussian(noise=0.1))
+    scale = float(torch.randn(1, generator=torch.Generator().manual_seed(3), dtype=torch.float64))
+    expected = gr.ggn(nn.Linear(4, 1).double(), (x, y), likelihood=gr.Gaussian(noise=0.1)).dense() * scale**2
+    torch.testing.assert_close(op.dense(), expected, rtol=1e-10, atol=1e-12)

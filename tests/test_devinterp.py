@@ -14,7 +14,7 @@ CODE = TRAIN[:, :, :5] + torch.randn(3, 60, 5, 4, generator=GENERATOR)
 IDS = {"train": torch.arange(30).reshape(6, 5), "code": 100 + torch.arange(25).reshape(5, 5)}
 
 
-def foreign_tree(path, *, completed=1):
+def foreign_tree(path, *, completed=1, change=lambda arrays, sampler: None, metadata=True):
     """As `devinterp.slt.sampling.sample` of 2.0.1 lays it out, with what else it keeps."""
     arrays = {"init_loss": (("chain", "token_pos"), np.zeros((3, 4), dtype=np.float32))}
     arrays["sampling_loss"] = (("chain", "draw", "batch", "token_pos"), np.zeros((3, 60, 2, 4), dtype=np.float32))
@@ -22,7 +22,8 @@ def foreign_tree(path, *, completed=1):
         arrays[f"loss_{name}"] = (("chain", "draw", f"batch_{name}", "token_pos"), trace.numpy())
         arrays[f"input_ids_{name}"] = ((f"batch_{name}", "token"), IDS[name].numpy())
     sampler = {"n_beta": 30.0, "localization": 100.0, "lr": 1e-4, "num_chains": 3, "num_draws": 60}
-    attributes = {"metadata": {"config": {"sampler": sampler}}, "completed": completed}
+    change(arrays, sampler)
+    attributes = {"metadata": {"config": {"sampler": sampler}} if metadata else None, "completed": completed}
     xr.DataTree(xr.Dataset(arrays, attrs=attributes)).to_zarr(path, zarr_format=3, consolidated=False)
     return path
 
@@ -67,6 +68,28 @@ def test_other_trees_are_refused(tmp_path):
     assert_refused(lambda: gr.read_devinterp(tmp_path / "none.zarr", rows="train"), "does not exist")
     half = foreign_tree(tmp_path / "half.zarr", completed=0)
     assert_refused(lambda: gr.read_devinterp(half, rows="train"), "did not complete")
+    changes = {
+        "no input_ids_code": lambda arrays, _: arrays.pop("input_ids_code"),
+        "input_ids_train has dimensions": lambda arrays, _: arrays.update(
+            input_ids_train=(("batch_train",), np.zeros(6))
+        ),
+        "n_beta='auto'": lambda _, sampler: sampler.update(n_beta="auto"),
+    }
+    for k, (said, change) in enumerate(changes.items()):
+        made = foreign_tree(tmp_path / f"{k}.zarr", change=change)
+        assert_refused(lambda made=made: gr.read_devinterp(made, rows="train"), said)
+    broken = foreign_tree(tmp_path / "broken.zarr")
+    for chunk in (broken / "loss_train" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"no chunk")
+    assert_refused(lambda: gr.read_devinterp(broken, rows="train"), "loss_train cannot be read")
+    assert gr.read_devinterp(foreign_tree(tmp_path / "bare.zarr", metadata=False), rows="train").beta == 1.0
+    two = {"a": torch.randn(2, 5, 3), "b": torch.randn(3, 5, 2)}
+    numbers = {name: torch.arange(trace.shape[2])[:, None] for name, trace in two.items()}
+    assert_refused(lambda: gr.write_devinterp(tmp_path / "two.zarr", two, numbers), "those of one run")
+    half_precision = gr.write_devinterp(tmp_path / "bf16.zarr", {"a": two["a"].bfloat16()}, {"a": numbers["a"]})
+    back = gr.read_devinterp(half_precision, rows="a").losses
+    assert torch.equal(back(back.__self__.data.train.x, torch.zeros(3)).float(), two["a"].bfloat16().float())
     assert_refused(lambda: gr.write_devinterp(path, {"a": TRAIN}, {"a": IDS["train"]}), "exists")
     assert_refused(lambda: gr.write_devinterp(tmp_path / "b.zarr", {"a": TRAIN}, {"b": IDS["train"]}), "same names")
     with pytest.raises(gr.InputError, match="integers"):

@@ -167,7 +167,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_numbers(tmp_path, storage, bu
         assert torch.equal(getattr(whole.small, name), getattr(again.small, name))
     assert whole.small.numbers() == again.small.numbers()
     assert (whole.products, whole.restarts) == (again.products, again.restarts)
-    done = basis(die_at=1).build(checkpoint=tmp_path, **asked)  # finished: no product is taken
+    done = basis(die_at=2).build(checkpoint=tmp_path, **asked)  # finished: one product, which says that it is the same
     assert torch.equal(done.small.matrix, whole.small.matrix)
 
 
@@ -182,6 +182,9 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     torch.testing.assert_close(
         grown.small.matrix, KrylovBasis(product(a), N, rank=16, block=2).build().small.matrix, rtol=0, atol=0
     )
+    for other in (2.0 * a, a + 50.0 * torch.eye(N, dtype=torch.float64)):
+        with pytest.raises(InputError, match="another operator"):
+            KrylovBasis(product(other), N, rank=16, block=2).build(checkpoint=tmp_path)
     (tmp_path / "state.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InputError, match="delete the folder"):
         KrylovBasis(product(a), N, rank=8, block=2).build(checkpoint=tmp_path)

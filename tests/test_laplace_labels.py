@@ -189,6 +189,11 @@ def test_what_classes_cannot_be_asked_says_so():
         gr.laplace(mlp(3, 6, CLASSES), DATA, likelihood=gr.Categorical(CLASSES))
     with pytest.raises(gr.InputError, match="several classes"):
         gr.influence(found)
+    binary = gr.dataset(DATA.train.x, (DATA.train.y > 0).double(), standardise=False)
+    sites = gr.laplace(mlp(3, 6, 1), binary, likelihood=gr.Bernoulli())
+    for posterior in (found, sites):
+        with pytest.raises(gr.InputError, match="closed forms under Gaussian noise"):
+            gr.susceptibility(posterior, gr.value(X), gr.hyperparameter("prior_precision"))
 
 
 class Sites:

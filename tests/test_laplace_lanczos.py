@@ -144,6 +144,24 @@ def test_a_basis_goes_on_from_its_checkpoint(tmp_path):
     torch.testing.assert_close(first.value, again.value, rtol=1e-10, atol=1e-12)
 
 
+def test_a_checkpoint_of_another_network_or_prior_is_refused(tmp_path):
+    x, y = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
+    how = gr.Lanczos(rank=8, block=4, checkpoint=tmp_path)
+
+    def made(seed=0, x=x, **given):
+        return gr.laplace(mlp(3, 6, 1, seed=seed), (x, y), likelihood=gr.Gaussian(noise=0.1), solver=how, **given)
+
+    first = made()
+    for other in ({"seed": 1}, {"x": x + 0.1}, {"prior_precision": 1.5}):
+        with pytest.raises(gr.InputError, match="another operator"):
+            made(**other)
+    weights = torch.linspace(0.0, 2.0, 20, dtype=torch.float64)
+    plain = gr.laplace(mlp(3, 6, 1), (x, y), likelihood=gr.Gaussian(noise=0.1), solver=gr.Lanczos(rank=8, block=4))
+    for change in (lambda p: p.reweighted(weights), lambda p: gr.restrict(p, "0")):
+        found, expected = (change(p).probe(x[:3]).variance.value for p in (first, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_the_evidence_is_estimated():
     exact = float(posterior("wide", gr.Dense()).log_evidence())
     for solver in (gr.CG(rank=16), gr.Lanczos(rank=16)):

@@ -45,6 +45,7 @@ class Curvature(ABC):
             raise InputError(f"beta={beta!r}; expected a positive finite number")
         self.beta = float(beta)
         self.net.check(rows.x)
+        self.net.mode(rows.x[:1])  # what cannot be differentiated is refused now
         first = self.net.output(rows.x[:1])
         self.rows = replace(rows, y=self.loss.labels(rows.y, first.expand(len(rows), *first.shape[1:])))
         self._each = activation_bytes(self.net, self.rows.x)

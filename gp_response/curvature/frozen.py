@@ -43,13 +43,18 @@ def refuse_unsteady(output: Callable[[Tensor], Tensor], x: Tensor, state: dict[s
     before = {name: t.clone() for name, t in state.items()}
     x = x[:ROWS]
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.no_grad():
-        first, second = output(x), output(x)
+        first, drawn = output(x), _drawn(x)
+        second, again = output(x), _drawn(x)
         alone = _alone(output, x)
     if not bool(first.isfinite().all()):
         raise InputError("the network's output is not finite on the first rows; look at the inputs and the parameters")
     _refuse_difference(
         first, second, "two evaluations of the same rows differ", "switch off what is random in its forward"
     )
+    if not torch.equal(drawn, again):  # which four rows need not show
+        raise InputError(
+            "the network's forward draws random numbers, so it has no curvature; call net.eval() or take them out"
+        )
     changed = [name for name, t in state.items() if not torch.equal(t, before[name])]
     if changed:
         raise InputError(
@@ -59,6 +64,11 @@ def refuse_unsteady(output: Callable[[Tensor], Tensor], x: Tensor, state: dict[s
         first, alone, "a row's output depends on the other rows of its batch",
         "use layers that treat rows apart (batch norm with running statistics, in eval mode)",
     )  # fmt: skip
+
+
+def _drawn(x: Tensor) -> Tensor:
+    """How far torch has come with random numbers where x is."""
+    return torch.cuda.get_rng_state(x.device) if x.device.type == "cuda" else torch.random.get_rng_state()
 
 
 def _alone(output: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from gp_response.curvature.rows import refuse_infinite
 from gp_response.errors import InputError
 from gp_response.likelihoods import Categorical, Likelihood, RowGaussian
 
@@ -72,6 +73,7 @@ class ElementLoss:
             raise InputError(
                 f"labels have shape {tuple(y.shape)} beside outputs {tuple(outputs.shape)}; expected one for each output"
             )
+        refuse_infinite("y", y)
         y = y.to(outputs)
         self.likelihood.check(y[self._given(y)])
         return y

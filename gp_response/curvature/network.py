@@ -13,9 +13,11 @@ from torch.nn.parameter import is_lazy
 from gp_response.curvature.attention import plain_attention
 from gp_response.curvature.frozen import refuse_unfrozen, refuse_unsteady
 from gp_response.curvature.modes import ForwardMode, Mode, Parts, ReverseMode
-from gp_response.curvature.probe import choose_mode
+from gp_response.curvature.plain import PlainFunctions
+from gp_response.curvature.probe import choose_mode, refuse_detached, rows_batch
 from gp_response.curvature.selection import Selection, select
 from gp_response.errors import GPResponseError, InputError
+from gp_response.linalg.transforms import inside_transform
 
 
 class Network:
@@ -39,6 +41,7 @@ class Network:
     def __init__(self, module: nn.Module, parameters: Selection = "all"):
         if not isinstance(module, nn.Module):
             raise InputError(f"got a {type(module).__name__}; expected a torch.nn.Module")
+        _refuse_wrapped(module)
         _refuse_lazy(module)
         self.names = select(module, parameters)
         refuse_unfrozen(module)
@@ -51,6 +54,7 @@ class Network:
         self._fixed = {name: p.clone() for name, p in given.items() if name not in set(self.names)}
         self._buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
         self._mode: Mode | None = None
+        self._batches: bool | None = None
 
     @property
     def count(self) -> int:
@@ -127,7 +131,7 @@ class Network:
     def at(self, parts: Parts, x: Tensor) -> Tensor:
         """Outputs at parameters by name; floating inputs are cast to the network's type."""
         x = self.inputs(x).clone()  # a forward may write into what it is given
-        with plain_attention():
+        with plain_attention(), PlainFunctions():
             found = functional_call(self.module, {**self._fixed, **self._buffers, **parts}, (x,))
         return _rows_first(found, len(x), self.dtype)
 
@@ -165,7 +169,7 @@ class Network:
     def pull(self, x: Tensor, U: Tensor) -> Tensor:
         """Jᵀ U of cotangents (*outputs, t) summed over these rows, (P, t), by reverse mode."""
         parts = self.pull_rows(x, U.movedim(-1, 0))
-        return torch.cat([parts[name].flatten(1) for name in self.names], dim=1).mT
+        return torch.cat([parts[name].reshape(U.shape[-1], -1) for name in self.names], dim=1).mT
 
     def push_rows(self, x: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and J v for every row v of V (t, P): (t, *outputs)."""
@@ -178,9 +182,20 @@ class Network:
     def mode(self, x: Tensor) -> Mode:
         """How derivatives are taken, chosen at the first rows seen."""
         if self._mode is None:
-            at = self.parts
-            self._mode = choose_mode(partial(self.at, x=x[:1]), at, (ForwardMode(), ReverseMode()))
+            at, f = self.parts, partial(self.at, x=x[:1])
+            mode = choose_mode(f, at, (ForwardMode(), ReverseMode()))
+            refuse_detached(f, at, mode)
+            self._mode = mode
         return self._mode
+
+    def batches(self, x: Tensor) -> bool:
+        """Whether gradients of several rows are had by one vmap over them, tried at the first rows seen; inside a transform, where
+        nothing can be tried, it is taken for granted."""
+        if self._batches is None and inside_transform():
+            return True
+        if self._batches is None:
+            self._batches = rows_batch(self.at, self.parts, x[:2])
+        return self._batches
 
     def use(self, mode: Mode) -> None:
         """Take derivatives this way from now on."""
@@ -206,6 +221,8 @@ def _refuse_mixed(chosen: Parts) -> None:
     kinds = {(p.dtype, p.device) for p in chosen.values()}
     if len(kinds) > 1:
         raise InputError(f"parameters chosen are of {len(kinds)} types or devices, {kinds}; give a network of one")
+    if next(iter(kinds))[1].type == "meta":
+        raise InputError("parameters are on the meta device, where they have no values; load them first")
     if next(iter(kinds))[0] not in (torch.float32, torch.float64):
         raise InputError(f"parameters are {next(iter(kinds))[0]}; call net.float() or net.double() on a copy first")
 
@@ -222,6 +239,15 @@ def _layers(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({error}); a network is kept as it stands: take out what "
             "copy.deepcopy cannot copy, or give it a __deepcopy__"
         ) from error
+
+
+def _refuse_wrapped(module: nn.Module) -> None:
+    """What calls with other parameters are not made of."""
+    for layer in module.modules():
+        if isinstance(layer, torch.jit.ScriptModule | nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise InputError(
+                f"got a {type(layer).__name__}, which cannot be called with other parameters; give the module it was made of"
+            )
 
 
 def _refuse_lazy(module: nn.Module) -> None:

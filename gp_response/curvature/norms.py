@@ -1,19 +1,12 @@
 """Normalisation as plain arithmetic: under vmap the fused kernels are differentiated a second time wrongly."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-
-class PlainNorms(TorchFunctionMode):
-    """Inside, `layer_norm` and `instance_norm` are sums and products. Their own second derivatives, of weighted norms under vmap,
-    are off by ten percent and more (torch 2.13), which no error says."""
-
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return PLAIN.get(func, func)(*args, **(kwargs or {}))
+from gp_response.curvature.plain import Plain
 
 
 def _layer_norm(
@@ -42,6 +35,14 @@ def _standardised(input: Tensor, over: tuple[int, ...], eps: float) -> Tensor:
     return centred * (centred.square().mean(dim=over, keepdim=True) + eps).rsqrt()
 
 
-PLAIN: dict[Callable, Callable] = {functional.layer_norm: _layer_norm, functional.instance_norm: _instance_norm}
+class PlainNorms(Plain):
+    """Inside, `layer_norm` and `instance_norm` are sums and products. Their own second derivatives, of weighted norms under vmap,
+    are off by ten percent and more (torch 2.13), which no error says."""
+
+    instead: ClassVar[dict[Callable, Callable]] = {
+        functional.layer_norm: _layer_norm,
+        functional.instance_norm: _instance_norm,
+    }
+
 
 __all__ = ["PlainNorms"]

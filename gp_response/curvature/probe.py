@@ -5,10 +5,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
 from gp_response.curvature.modes import Function, Mode, Parts
 from gp_response.errors import InputError
 
+STEP = 1e-3  # of a parameter
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
@@ -28,6 +30,39 @@ def choose_bending_mode(f: Function, at: Parts, modes: Sequence[Mode]) -> Mode:
         InputError: none does; the message tells what each said.
     """
     return _first(partial(_symmetry_gap, f, at), modes, "the Hessian is not symmetric")
+
+
+def refuse_detached(f: Function, at: Parts, mode: Mode) -> None:
+    """Raise InputError where f moves with its parameters and torch sees no derivative by any."""
+    directions = {name: _directions(part)[:1] for name, part in at.items()}
+    with torch.no_grad():
+        output, pushed = mode.push(f, at, directions)
+        if bool(pushed.any()):
+            return
+        moved = f({name: part + STEP * directions[name][0] for name, part in at.items()})
+    if not torch.equal(moved, output):
+        raise InputError(
+            "the network's output moves with the parameters chosen but has no gradient by them; keep torch.no_grad(), detach "
+            "and numpy out of its forward"
+        )
+
+
+def rows_batch(f: Callable[[Parts, Tensor], Tensor], at: Parts, x: Tensor) -> bool:
+    """Whether one vmap over rows x gives the gradients of f that each row has by itself: not for recurrent layers, nor for a
+    forward that branches on numbers or writes them over others."""
+
+    def one(row: Tensor) -> Parts:
+        return grad(lambda parts: f(parts, row[None]).sum())(at)
+
+    alone = [one(row) for row in x]
+    try:
+        together = vmap(one)(x)
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    found = torch.cat([together[name].reshape(len(x), -1) for name in at], dim=1)
+    expected = torch.stack([torch.cat([parts[name].reshape(-1) for name in at]) for parts in alone])
+    gap, scale = float((found - expected).abs().max()), float(expected.abs().max())
+    return gap <= TOLERANCE[found.dtype] * scale
 
 
 def _first(gap_of: Callable[[Mode], float | None], modes: Sequence[Mode], wrong: str) -> Mode:
@@ -64,7 +99,7 @@ def _symmetry_gap(f: Function, at: Parts, mode: Mode) -> float | None:
 
 
 def _products(one: Parts, other: Parts) -> Tensor:
-    return torch.cat([(part * other[name]).flatten(1) for name, part in one.items()], dim=1)
+    return torch.cat([(part * other[name]).reshape(len(part), -1) for name, part in one.items()], dim=1)
 
 
 def _gap(left: Tensor, right: Tensor) -> float | None:
@@ -82,4 +117,4 @@ def _directions(like: Tensor) -> Tensor:
     return torch.cos(steps**1.5).reshape(2, *like.shape).to(like.dtype)
 
 
-__all__ = ["choose_bending_mode", "choose_mode"]
+__all__ = ["choose_bending_mode", "choose_mode", "refuse_detached", "rows_batch"]

@@ -47,7 +47,8 @@ def labelled_rows(data: Labelled) -> Rows:
     """The training rows of a Dataset with their weights, or a pair (x, y) with weights one; rows as they are.
 
     Raises:
-        InputError: no data, a pair of different lengths, or a Dataset whose observations have noise of their own.
+        InputError: no data, a pair of different lengths, inputs that are not finite, or a Dataset whose observations have noise
+            of their own.
     """
     if isinstance(data, Rows):
         return data
@@ -64,7 +65,16 @@ def labelled_rows(data: Labelled) -> Rows:
         raise InputError(
             f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}; expected the same number of rows, one or more"
         )
+    refuse_infinite("x", x)
     return Rows(x, y, torch.ones(len(x), dtype=torch.float64, device=x.device))
 
 
-__all__ = ["Labelled", "Rows", "labelled_rows"]
+def refuse_infinite(name: str, values: Tensor) -> None:
+    """Raise InputError for rows of `values` that are not finite."""
+    finite = values.isfinite()
+    if not bool(finite.all()):
+        row = int((~finite).reshape(len(values), -1).any(dim=1).nonzero()[0])
+        raise InputError(f"{name}: row {row} is not finite; drop or replace such values")
+
+
+__all__ = ["Labelled", "Rows", "labelled_rows", "refuse_infinite"]

@@ -70,7 +70,7 @@ def _found(module: nn.Module, rule: Rule, names: Iterable[str]) -> Iterator[str]
         except TypeError as error:
             raise InputError(f"parameters={rule!r} failed ({error}); expected (name, parameter) -> bool") from error
     raise InputError(
-        f"parameters holds {rule!r}; expected a name, re.compile(...) or a callable (name, parameter) -> bool"
+        f"parameters holds a {type(rule).__name__}; expected a name, re.compile(...) or a callable (name, parameter) -> bool"
     )
 
 

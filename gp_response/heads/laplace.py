@@ -114,7 +114,13 @@ def read_data(data: Dataset | tuple[Any, ...], network: Network, likelihood: Lik
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise InputError(f"laplace got data of type {type(data).__name__}; expected a Dataset or a pair (x, y)")
     x, y, weights = (*data, None)[:3]
-    x = torch.as_tensor(x)
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"laplace got x of type {type(x).__name__}; expected one array or tensor, rows first (wrap a network of several "
+            "inputs in a module that takes them from one)"
+        ) from None
     if x.ndim < 1 or not x.numel():
         raise InputError(f"laplace got x of shape {tuple(x.shape)}; expected rows first, (n, ...)")
     inputs = Inputs(tuple(x.shape[1:]) or (1,), None if x.is_floating_point() else x.dtype)

@@ -84,7 +84,7 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
     @cached_property
     def head(self) -> NetworkSoftmax:
         """The linearised classifier, which conditions again on any data."""
-        return NetworkSoftmax(type(self), replace(self.model, kind="ggn"), self.centre, self.data.dim)
+        return NetworkSoftmax(type(self), replace(self.model.anew(), kind="ggn"), self.centre, self.data.dim)
 
     def reweighted(self, weights: Tensor) -> "NetworkClassPosterior":
         if self.model.kind == "hessian":
@@ -93,7 +93,7 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
                 'curvature="ggn", or posterior.head, which is the linearised network'
             )
         start = None if self.move is None else self.move.value[:, 0]
-        return type(self)(self.model, self._data_at(weights), centre=self.centre, start=start)
+        return type(self)(self.model.anew(), self._data_at(weights), centre=self.centre, start=start)
 
     @cached_property
     def system(self) -> NetworkSystem:
@@ -105,7 +105,7 @@ class NetworkClassPosterior(SeveralClasses, NetworkField):
         return NetworkSystem(curvature, self.model.root, size=float(self._size()), start=self._start)
 
     def _newton_factor(self, probabilities: Tensor) -> Factor:
-        factor = self.model.solver.factor(self._precision(probabilities))
+        factor = self.model.anew().solver.factor(self._precision(probabilities))
         if not isinstance(factor, FactoredLanczos):
             return factor
         return DeflatedCG(CG(tolerance=TIGHT), factor.system, factor.bracket)

@@ -125,7 +125,12 @@ class NetworkField(Posterior):
     def gradients(self, look: Look) -> Tensor:
         """Whitened gradients of readings, (P, p) float64; those of a component see its own parameters alone."""
         whole = replace(look.double(), component=None)
-        found = self.rows.whiten(whole.of(lambda z: self.model.tangent.gradient(z).T).detach().double())
+        try:
+            found = self.rows.whiten(whole.of(lambda z: self.model.tangent.gradient(z).T).detach().double())
+        except (RuntimeError, NotImplementedError) as error:
+            if look.direction is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise _no_slope(error) from error
         if look.component is None:
             return found
         return found * masks(self.model.tangent.network, self.groups)[:, look.component.to(found.device)]
@@ -219,6 +224,14 @@ class NetworkField(Posterior):
         return Certified(value + gradients.T @ moved, error + length * (lost / self.floor**0.5 + self.change))
 
     @property
+    def prior_mean(self) -> Any:
+        """m(x) of the process where noise is Gaussian; elsewhere the prior moves the mode, and no closed form is here."""
+        raise InputError(
+            "hyperparameters of a network's prior have closed forms under Gaussian noise alone, and this is "
+            f"{self.model.likelihood!r}; compare two of gr.laplace(..., prior_precision=...)"
+        )
+
+    @property
     def pull(self) -> Tensor:
         """`Λ₀(θ₀ - θ*)` whitened, (P,), where outputs are one; from where components are counted."""
         raise InputError("components are not here for several classes; use restrict(posterior, parameters)")
@@ -239,6 +252,11 @@ class NetworkField(Posterior):
     def width(self) -> int:
         """Numbers in a point's gradient and solution, and its covariances with the rows."""
         return self.model.tangent.count + len(self.rows) * self.model.tangent.outputs
+
+
+def _no_slope(error: Exception) -> InputError:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return InputError(f"torch has no slope of this network's gradients ({said}); use value or contrast")
 
 
 __all__ = ["NetworkField"]

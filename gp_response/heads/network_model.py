@@ -48,6 +48,12 @@ class NetworkModel:
             return self.likelihood.noise.detach().double().to(self.precision.device)
         return torch.full((), float("nan"), dtype=torch.float64, device=self.precision.device)
 
+    def anew(self) -> "NetworkModel":
+        """The same for other data or parameters, the basis of which is not the one that the solver keeps in a folder."""
+        if getattr(self.solver, "checkpoint", None) is None:
+            return self
+        return replace(self, solver=replace(self.solver, checkpoint=None))
+
     def narrowed(self, parameters: Any) -> "NetworkModel":
         """The same with fewer parameters; the others stay at θ*."""
         network = self.tangent.network.narrowed(parameters)
@@ -55,7 +61,7 @@ class NetworkModel:
         if precision.ndim:
             parts = self.tangent.network.tree(precision)
             precision = torch.cat([parts[name].reshape(-1) for name in network.names])
-        return replace(self, tangent=replace(self.tangent, network=network), precision=precision)
+        return replace(self.anew(), tangent=replace(self.tangent, network=network), precision=precision)
 
     def rows(self, data: Dataset) -> NetworkRows:
         return NetworkRows(self.tangent, samples_of(data).x, self.root, batch=self.batch)

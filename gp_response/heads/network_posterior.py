@@ -47,7 +47,7 @@ class NetworkPosterior(OneOutput):
         return self.head.prior_mean
 
     def reweighted(self, weights: Tensor) -> "NetworkPosterior":
-        return type(self)(self.model, self._data_at(weights), pull=self.pull)
+        return type(self)(self.model.anew(), self._data_at(weights), pull=self.pull)
 
     @property
     def residuals(self) -> Certified:

@@ -78,10 +78,13 @@ class TangentMap:
         def one(theta: Tensor, point: Tensor) -> Tensor:
             return self._at(theta, point[None])[0]
 
+        x = x.to(self.network.dtype)
         if self.reversed(x):
-            return torch.cat([self._pulled(point[None]) for point in x.to(self.network.dtype)])
+            return torch.cat([self._pulled(point[None]) for point in x])
         with self._twice(x):
-            return vmap(grad(one), (None, 0))(self.network.origin, x.to(self.network.dtype))
+            if self.network.batches(self.inputs.of(self._rows(x))):
+                return vmap(grad(one), (None, 0))(self.network.origin, x)
+            return torch.stack([grad(one)(self.network.origin, point) for point in x])
 
     def reversed(self, x: Tensor) -> bool:
         """Whether the network can be differentiated by plain autograd only, and not by torch.func."""

@@ -24,6 +24,7 @@ Product = Callable[[Tensor], Tensor]
 STORAGE = (torch.float64, torch.float32, torch.bfloat16)
 ROUNDING = 8.0  # of a product, in units of eps
 SMALL = 4.0  # a direction this small is the product's rounding, in units of it
+AGREE = 100.0  # times the rounding of a product: two runs of one operator differ by less
 COUNTS = ("products", "draws", "restarts", "fresh", "complete")
 INDEPENDENT = 1e-10  # of fresh random directions, which have length √n
 
@@ -201,6 +202,21 @@ class KrylovBasis:
             self.small, counts = found
             for name, value in counts.items():
                 setattr(self, name, value)
+            self._require_same(folder)
+
+    def _require_same(self, folder: Path) -> None:
+        """Raise InputError unless the first row has the image that the recurrence says: else it is another operator's."""
+        if not self.k:
+            return
+        small = self.small
+        seen = self.project(self._image(self.rows.data[:1]))[:, 0]
+        off = float((seen - small.gram @ small.coupling[:, 0]).norm())
+        stored = float(small.parts * small.left[0, 0]) ** 0.5
+        if not off <= 2.0 * stored + AGREE * small.rounding * small.scale:
+            raise InputError(
+                f"the checkpoint in {folder} is of another operator (other data, parameters, prior or weights): images differ by "
+                f"{off:.1e} of {small.scale:.1e}; give another folder"
+            )
 
     def _image(self, rows: Tensor) -> Tensor:
         image = self.product(rows.T.to(self.precision))

@@ -10,6 +10,7 @@ divided by their number less one; "sequence" first takes the mean over tokens. S
 its result.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def read_devinterp(path: Path | str | xr.DataTree, *, rows: str, tokens: str = "
     n = losses[0].shape[2]
     points = torch.cat(ids)
     data = _data(points, n)
-    n_beta = float(_sampler(tree).get("n_beta", n))
+    n_beta = _number(_sampler(tree).get("n_beta", n))
     made = draws(
         torch.cat(losses, dim=2), data, of="losses", beta=n_beta / n, at=points, labels=torch.zeros(len(points))
     )
@@ -81,6 +82,9 @@ def write_devinterp(
         raise InputError(f"{path} exists; choose another path or delete it")
     if set(losses) != set(ids) or not losses:
         raise InputError(f"losses of {sorted(losses)} and ids of {sorted(ids)}; expected the same names, one at least")
+    runs = {name: tuple(trace.shape[:2]) for name, trace in losses.items()}
+    if len(set(runs.values())) > 1:
+        raise InputError(f"losses are of different (chains, draws), {runs}; expected those of one run")
     arrays: dict[str, Any] = {}
     for name, trace in losses.items():
         full = trace[..., None] if trace.ndim == 3 else trace
@@ -90,6 +94,7 @@ def write_devinterp(
                 "(chains, draws, n, tokens) and integers (n, k)"
             )
         batch = f"batch_{name}"
+        full = full.float() if full.dtype.itemsize < 4 else full  # numpy has no bfloat16
         arrays[f"{PREFIX}{name}"] = (("chain", "draw", batch, "token_pos"), full.detach().cpu().numpy())
         arrays[f"{IDS}{name}"] = ((batch, "token"), ids[name].cpu().numpy().astype(np.int64))
     tree = xr.DataTree(xr.Dataset(arrays, attrs={"metadata": _metadata(losses, chains), "completed": 1}))
@@ -111,13 +116,27 @@ def _opened(path: Path) -> xr.DataTree:
 
 def _observable(found: xr.Dataset, name: str, tokens: str) -> tuple[Tensor, Tensor]:
     """Losses (chains, draws, n) and token ids (n, k)."""
-    trace, ids = found[f"{PREFIX}{name}"], found[f"{IDS}{name}"]
-    expected = ("chain", "draw", f"batch_{name}", "token_pos")
-    if trace.dims != expected:
-        raise InputError(f"{PREFIX}{name} has dimensions {trace.dims}; expected {expected}")
-    values = torch.as_tensor(np.asarray(trace.values, dtype=np.float64))
+    values = _array(found, f"{PREFIX}{name}", ("chain", "draw", f"batch_{name}", "token_pos"))
     values = values.mean(dim=3) if tokens == "mean" else values.sum(dim=3)
-    return values, torch.as_tensor(np.asarray(ids.values)).double()
+    return values, _array(found, f"{IDS}{name}", (f"batch_{name}", "token"))
+
+
+def _array(found: xr.Dataset, name: str, expected: tuple[str, ...]) -> Tensor:
+    if name not in found:
+        raise InputError(f"the tree has no {name}; expected it with dimensions {expected}")
+    if found[name].dims != expected:
+        raise InputError(f"{name} has dimensions {found[name].dims}; expected {expected}")
+    try:
+        return torch.as_tensor(np.asarray(found[name].values, dtype=np.float64))
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise InputError(f"{name} cannot be read: {error}") from error
+
+
+def _number(n_beta: Any) -> float:
+    try:
+        return float(n_beta)
+    except (TypeError, ValueError):
+        raise InputError(f"the tree says n_beta={n_beta!r}; expected a positive finite number") from None
 
 
 def _data(points: Tensor, n: int) -> Dataset:
@@ -128,7 +147,11 @@ def _data(points: Tensor, n: int) -> Dataset:
 
 
 def _sampler(tree: xr.DataTree) -> dict[str, Any]:
-    return dict(tree.attrs.get("metadata", {}).get("config", {}).get("sampler", {}))
+    """The sampler's settings; none where the tree says none."""
+    found: Any = tree.attrs
+    for name in ("metadata", "config", "sampler"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _metadata(losses: dict[str, Tensor], chains: Chains | None) -> dict[str, Any]:
