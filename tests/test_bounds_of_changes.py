@@ -143,3 +143,20 @@ def test_numbers_in_lists_are_python_s():
     ):
         assert torch.equal(*(gr.susceptibility(posterior, o, gr.insert(a, b)).matrix for o in (asked, same)))
     assert math.isclose(float(gr.value(a).points[0, 0]), 0.1, rel_tol=0.0, abs_tol=0.0)
+
+
+@pytest.mark.parametrize("steep", [1.0, 5.0, 10.0])
+def test_a_response_whose_terms_cancel_is_bounded_by_their_rounding(steep):
+    """E sin(kf) = exp(-k²v/2) sin(km): far below the sizes of the terms that it is the sum of."""
+    posterior = head(noise=0.01).condition(pairs(20, 6))
+    x = torch.tensor([[3.0, 3.0], [0.1, 0.2]], dtype=torch.float64)
+    mean, variance = posterior.mean(x), posterior.variance(x)
+    by_mean, by_variance = (
+        gr.susceptibility(posterior, ask(x), gr.reweight([3])).matrix[:, 0] for ask in (gr.value, gr.variance)
+    )
+    decay = (-0.5 * steep**2 * variance).exp()
+    slope, bend = steep * decay * torch.cos(steep * mean), -0.5 * steep**2 * decay * torch.sin(steep * mean)
+    truth = slope * by_mean + bend * by_variance
+    chi = gr.susceptibility(posterior, gr.pointwise(x, lambda f: torch.sin(steep * f)), gr.reweight([3]))
+    assert covers(chi, truth[:, None])
+    assert bool((chi.error[:, 0] < 1e-6 * steep * (by_mean.abs() + by_variance.abs())).all())

@@ -92,8 +92,17 @@ def settled(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tensor
     )
 
 
-def _mismatch(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tensor, count: int) -> Tensor:
-    """By how much the identities fail, in units of what is allowed, (p,)."""
+def terms_of_slopes(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """`E|g'|` and `E|g' z|/2s`, (p,) each: of the sums that the derivatives of `E g` by m and v are, by the finest rule."""
+    slope, at, weights = _slope(function, mean, variance, RULES[-1])[1:]
+    root = variance.clamp_min(1e-300).sqrt()
+    return slope.abs() @ weights, (slope * at).abs() @ weights / (2.0 * root)
+
+
+def _slope(
+    function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """g and g' at the nodes, (p, q) each, the nodes and their weights."""
     with torch.enable_grad():
         field, at, weights = _spread(mean.detach(), variance.detach(), count)
         field = field.detach().requires_grad_(True)
@@ -101,7 +110,13 @@ def _mismatch(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tens
         slope = torch.zeros_like(field)
         if value.requires_grad:
             slope = torch.autograd.grad(value.sum(), field)[0]
-    value, slope = value.detach(), slope * variance.clamp_min(1e-300).sqrt()[:, None]
+    return value.detach(), slope, at, weights
+
+
+def _mismatch(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tensor, count: int) -> Tensor:
+    """By how much the identities fail, in units of what is allowed, (p,)."""
+    value, slope, at, weights = _slope(function, mean, variance, count)
+    slope = slope * variance.clamp_min(1e-300).sqrt()[:, None]
     size = (value.square() @ weights).sqrt()
     centred = value - (value @ weights)[:, None]
     allowed = AGREE * (centred.square() @ weights).sqrt() + ROUNDED * size
@@ -110,4 +125,4 @@ def _mismatch(function: Callable[[Tensor], Tensor], mean: Tensor, variance: Tens
     return torch.maximum(first.abs(), second.abs()) / allowed.clamp_min(1e-300)
 
 
-__all__ = ["RULES", "Size", "settled", "sizes", "smoothed"]
+__all__ = ["RULES", "Size", "settled", "sizes", "smoothed", "terms_of_slopes"]

@@ -127,6 +127,10 @@ class Observable(ABC):
         second = vmap(torch.func.jacfwd(grad(one)))(pairs, *data)
         return Derivatives(first[:, 0], first[:, 1], second[:, 0, 0], second[:, 0, 1], second[:, 1, 1])
 
+    def rounding_of_derivatives(self, at: Marginals) -> tuple[Tensor, Tensor] | None:
+        """What first derivatives by mean and variance may lose as sums of terms of either sign, (p,) each; None: nothing."""
+        return None
+
     def derivatives_after(self, at: Marginals, after: Marginals) -> "Derivatives":
         """The same where the field has gone from `at` (p,) to `after` (p, c), each (p, c), or (p, 1) where all columns agree."""
         where = torch.arange(len(at.mean), device=at.mean.device).repeat_interleave(after.mean.shape[1])
@@ -194,6 +198,9 @@ class EveryLabel(Observable):
 
     def derivatives(self, at: Marginals, where: Tensor | None = None) -> "Derivatives":
         return super().derivatives(at, where) if self.asked.local_data() else self.asked.derivatives(at)
+
+    def rounding_of_derivatives(self, at: Marginals) -> tuple[Tensor, Tensor] | None:
+        return self.asked.rounding_of_derivatives(at)
 
     def derivatives_after(self, at: Marginals, after: Marginals) -> "Derivatives":
         if self.asked.local_data():

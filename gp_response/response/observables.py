@@ -15,7 +15,7 @@ from gp_response.data import Dataset, same_labels, with_places
 from gp_response.errors import InputError
 from gp_response.linalg.transforms import inside_transform
 from gp_response.response.class_observables import ClassField, ClassLoss
-from gp_response.response.expectations import RULES, Size, settled, sizes, smoothed
+from gp_response.response.expectations import RULES, Size, settled, sizes, smoothed, terms_of_slopes
 from gp_response.response.observable import (
     ROUNDING,
     Derivatives,
@@ -283,6 +283,12 @@ class Pointwise(Observable):
         old = smoothed(self.function, at.mean, at.variance, count)[:, None]
         pairs = self._parts(count, mean, variance)
         return torch.cat([smoothed(self.function, m, v, count) for m, v in pairs], dim=1) - old
+
+    def rounding_of_derivatives(self, at: Marginals) -> tuple[Tensor, Tensor]:
+        parts = zip(at.mean.split(TOGETHER), at.variance.split(TOGETHER), strict=True)
+        found = [terms_of_slopes(self.function, *part) for part in parts]
+        by_mean, by_variance = (ROUNDING * torch.cat(part) for part in zip(*found, strict=True))
+        return by_mean, by_variance
 
     def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
         return Derivatives(*self._sizes(at, after)[1:])

@@ -104,6 +104,11 @@ class FirstOrder:
         probe, motion = self.probe(self.look[where]), self.motion
         at = Marginals(probe.mean.value, probe.variance.value, self.posterior.noise)
         found = motion.answer(probe, self.observable.derivatives(at, where))
+        lost = self.observable.rounding_of_derivatives(at) if self.posterior.conjugate else None
+        if lost is not None:
+            moved = [part.value.abs() for part in motion.marginals(probe)]
+            rounding = sum(off[:, None] * part for off, part in zip(lost, moved, strict=True))
+            found = found._replace(error=found.error + rounding)
         if motion.noise is None:
             return found
         slope, by_mean, by_variance = self.observable.noise_slope(at, where)
