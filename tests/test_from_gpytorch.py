@@ -348,6 +348,15 @@ def refuse(model, said, **options):
     assert_refused(lambda: gr.from_gpytorch(model, **options), said, error=InputError)
 
 
+@pytest.mark.parametrize("n", [1, 4, 5, 6])
+@pytest.mark.parametrize("kind", [gpytorch.kernels.AdditiveStructureKernel, gpytorch.kernels.ProductStructureKernel])
+def test_as_many_points_as_columns_are_not_taken_for_a_matrix(kind, n):
+    """Of which gpytorch's own `diag=True` takes the diagonal once more."""
+    theirs = gpytorch.kernels.ScaleKernel(kind(gpytorch.kernels.RBFKernel(), 5)).double()
+    kernel, x = gr.kernels.Foreign(theirs), torch.randn(n, 5, dtype=torch.float64)
+    torch.testing.assert_close(kernel.diagonal(x), kernel.matrix(x).diagonal())
+
+
 def test_hidden_features_are_refused():
     x, y, _ = rows(30)
     likelihood = gpytorch.likelihoods.GaussianLikelihood()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import gpytorch
+import torch
 from linear_operator import to_dense
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class Foreign(Kernel, operation="foreign"):
             raise InputError(f"torch.func cannot differentiate gpytorch's {name}; use one of gr.kernels") from None
 
     def pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        if len(x) == x.shape[-1] > 1:  # gpytorch may take values of n points by n columns for a matrix of pairs
+            return torch.cat([self.pairs(x[:1], y[:1]), self.pairs(x[1:], y[1:])])
         return to_dense(self.kernel(x, y, diag=True)).unsqueeze(-1)
 
     @property
