@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 import gp_response as gr
@@ -180,3 +181,26 @@ def test_words_that_are_frequent_in_a_batch_count_as_others():
     nets[1].load_state_dict(nets[0].state_dict())
     found, expected = (gr.ggn(net, (x, y), likelihood=gr.Gaussian(noise=NOISE), batch_size=4).dense() for net in nets)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_torch_func_cannot_transform_is_answered_and_not_conditioned_again():
+    class Saving(nn.Linear):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(super().forward, x, use_reentrant=False).tanh()
+
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    net, plain = Saving(3, 1).double(), nn.Sequential(nn.Linear(3, 1), nn.Tanh()).double()
+    plain[0].load_state_dict(net.state_dict())
+    found, expected = (gr.laplace(module, (x, y), likelihood=gr.Gaussian(noise=NOISE)) for module in (net, plain))
+    for answer in (gr.susceptibility, gr.finite_response):
+        one, other = (answer(p, gr.value(x[:2]), gr.delete([1, 4])).matrix for p in (found, expected))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    for ask in (
+        lambda: gr.refit_response(found.head, found.data, gr.value(x[:2]), gr.reweight([1])),
+        lambda: gr.susceptibility(
+            found, gr.value(x[:2]), gr.shift_inputs(torch.ones(3, dtype=torch.float64), rows=[1])
+        ),
+    ):
+        with pytest.raises(gr.InputError, match=r"torch\.func cannot transform this network"):
+            ask()

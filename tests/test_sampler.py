@@ -278,4 +278,16 @@ def test_what_cannot_be_sampled_is_refused(tmp_path):
     assert_refused(lambda: sampled(localise=-1.0, prior_precision=0.0), "0 or more")
     assert_refused(lambda: sampled(likelihood=None), "gr.Likelihood")
     (tmp_path / "notes.txt").write_text("mine")
+
+    class Masking(torch.nn.Linear):
+        def forward(self, x):
+            z = super().forward(x).clone()
+            z[z > 0] = 2.0 * z[z > 0]
+            return z
+
+    data = (torch.randn(5, 2), torch.randn(5))
+    assert_refused(
+        lambda: gr.sample(Masking(2, 1), data, likelihood=gr.Gaussian(noise=0.1), method=1e-4, beta=1.0),
+        "beside each other",
+    )
     assert_refused(lambda: sampled(out=tmp_path), "other files")

@@ -188,6 +188,11 @@ class Network:
             self._mode = mode
         return self._mode
 
+    @property
+    def known_mode(self) -> Mode | None:
+        """The mode, where one has been chosen."""
+        return self._mode
+
     def batches(self, x: Tensor) -> bool:
         """Whether gradients of several rows are had by one vmap over them, tried at the first rows seen; inside a transform, where
         nothing can be tried, it is taken for granted."""

@@ -120,7 +120,15 @@ class TangentMap:
 
     def _at(self, theta: Tensor, x: Tensor) -> Tensor:
         x = x.to(self.network.dtype)
-        outputs = self.network.call(theta, self.inputs.of(self._rows(x))).flatten(1)
+        try:
+            outputs = self.network.call(theta, self.inputs.of(self._rows(x))).flatten(1)
+        except (RuntimeError, NotImplementedError) as error:
+            if not inside_transform() or not isinstance(self.network.known_mode, ReverseMode):
+                raise
+            raise InputError(
+                "torch.func cannot transform this network, so that it is no function of data that are shifted or conditioned on "
+                "again; use value, and reweight, delete or finite_response, or train it again"
+            ) from error
         return (outputs * self._which(x)).sum(dim=-1) if self.axes else outputs[:, 0]
 
     def _rows(self, x: Tensor) -> Tensor:

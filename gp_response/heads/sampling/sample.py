@@ -80,6 +80,7 @@ def sample(
     method = SGLD(float(method)) if isinstance(method, int | float) else method
     _check_method(method, batch_size)
     rows, loss = _labelled(model, data, likelihood)
+    _require_side_by_side(model, loss, rows[:1])
     n, beta = len(rows), _beta(beta, n_beta, len(rows))
     calls: tuple[Outputs, ...] = (model.call, *([partial(linearised, model)] if twin else []))
     precision = _precision(localise, prior_precision, model)
@@ -131,6 +132,18 @@ def _check(likelihood: Any, twin: bool, counts: dict[str, Any]) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"sample({name}={count!r}): expected an integer of 1 or more")
+
+
+def _require_side_by_side(model: Network, loss: Loss, row: Rows) -> None:
+    """Chains are computed beside each other by vmap, which not every forward can be."""
+    try:
+        mean_gradient(model.call, loss, row)(model.origin.expand(2, -1), None)
+    except (RuntimeError, NotImplementedError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise InputError(
+            f"chains are computed beside each other, which this network's forward does not allow: {said}; write it without "
+            "branches on numbers, masks as indices and checkpoints"
+        ) from error
 
 
 def _check_method(method: Any, batch_size: int | None) -> None:
