@@ -83,12 +83,15 @@ def test_other_trees_are_refused(tmp_path):
         if chunk.is_file():
             chunk.write_bytes(b"no chunk")
     assert_refused(lambda: gr.read_devinterp(broken, rows="train"), "loss_train cannot be read")
-    assert gr.read_devinterp(foreign_tree(tmp_path / "bare.zarr", metadata=False), rows="train").beta == 1.0
+    bare = foreign_tree(tmp_path / "bare.zarr", metadata=False)
+    assert_refused(lambda: gr.read_devinterp(bare, rows="train"), "does not say at which n_beta")
+    assert gr.read_devinterp(bare, rows="train", n_beta=3.0).beta == 3.0 / 6
+    assert_refused(lambda: gr.read_devinterp(path, rows="train", n_beta=3.0), "says n_beta=30.0; leave it out")
     two = {"a": torch.randn(2, 5, 3), "b": torch.randn(3, 5, 2)}
     numbers = {name: torch.arange(trace.shape[2])[:, None] for name, trace in two.items()}
     assert_refused(lambda: gr.write_devinterp(tmp_path / "two.zarr", two, numbers), "those of one run")
     half_precision = gr.write_devinterp(tmp_path / "bf16.zarr", {"a": two["a"].bfloat16()}, {"a": numbers["a"]})
-    back = gr.read_devinterp(half_precision, rows="a").losses
+    back = gr.read_devinterp(half_precision, rows="a", n_beta=3.0).losses
     assert torch.equal(back(back.__self__.data.train.x, torch.zeros(3)).float(), two["a"].bfloat16().float())
     assert_refused(lambda: gr.write_devinterp(path, {"a": TRAIN}, {"a": IDS["train"]}), "exists")
     assert_refused(lambda: gr.write_devinterp(tmp_path / "b.zarr", {"a": TRAIN}, {"b": IDS["train"]}), "same names")

@@ -19,6 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from gp_response.arguments import as_number
 from gp_response.data import Dataset, dataset
 from gp_response.errors import InputError, unknown_name
 from gp_response.heads.sampling.chains import Chains
@@ -28,7 +29,9 @@ PREFIX, IDS = "loss_", "input_ids_"
 SHOWN = ("n_beta", "localization", "lr", "sampling_method", "batch_size", "num_burnin_steps", "num_steps_bw_draws")
 
 
-def read_devinterp(path: Path | str | xr.DataTree, *, rows: str, tokens: str = "mean") -> Draws:
+def read_devinterp(
+    path: Path | str | xr.DataTree, *, rows: str, tokens: str = "mean", n_beta: float | None = None
+) -> Draws:
     """Draws of losses from a tree of devinterp: sequences are rows, their token ids the points, labels zero.
 
     The sequences of the observable `rows` are the training rows, those of all others the test rows. β is `n_beta` over the
@@ -39,9 +42,11 @@ def read_devinterp(path: Path | str | xr.DataTree, *, rows: str, tokens: str = "
         path: of the zarr store, or the tree itself.
         rows: name of the observable whose sequences are reweighted.
         tokens: "mean" or "sum" of each sequence's losses over its tokens; devinterp's "sequence" is the mean.
+        n_beta: of a tree that does not say which it was sampled at.
 
     Raises:
-        InputError: no such tree or observable, an unfinished run, observables of different lengths.
+        InputError: no such tree or observable, an unfinished run, observables of different lengths, an n_beta that nobody says or
+            that is given twice.
     """
     if tokens not in ("mean", "sum"):
         raise InputError(f"tokens={tokens!r}; expected 'mean' or 'sum'")
@@ -55,10 +60,8 @@ def read_devinterp(path: Path | str | xr.DataTree, *, rows: str, tokens: str = "
     n = losses[0].shape[2]
     points = torch.cat(ids)
     data = _data(points, n)
-    n_beta = _number(_sampler(tree).get("n_beta", n))
-    made = draws(
-        torch.cat(losses, dim=2), data, of="losses", beta=n_beta / n, at=points, labels=torch.zeros(len(points))
-    )
+    beta = _n_beta(_sampler(tree).get("n_beta"), n_beta) / n
+    made = draws(torch.cat(losses, dim=2), data, of="losses", beta=beta, at=points, labels=torch.zeros(len(points)))
     made.solver = f"devinterp: {', '.join(f'{k}={v}' for k, v in _sampler(tree).items() if k in SHOWN)}"
     return made
 
@@ -132,11 +135,17 @@ def _array(found: xr.Dataset, name: str, expected: tuple[str, ...]) -> Tensor:
         raise InputError(f"{name} cannot be read: {error}") from error
 
 
-def _number(n_beta: Any) -> float:
+def _n_beta(said: Any, given: float | None) -> float:
+    if said is None and given is None:
+        raise InputError("the tree does not say at which n_beta it was sampled; give read_devinterp(..., n_beta=...)")
+    if said is not None and given is not None:
+        raise InputError(f"n_beta={given!r} for a tree that says n_beta={said!r}; leave it out")
+    if said is None:
+        return as_number(given, "read_devinterp's n_beta")
     try:
-        return float(n_beta)
+        return float(said)
     except (TypeError, ValueError):
-        raise InputError(f"the tree says n_beta={n_beta!r}; expected a positive finite number") from None
+        raise InputError(f"the tree says n_beta={said!r}; expected a positive finite number") from None
 
 
 def _data(points: Tensor, n: int) -> Dataset:
