@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import gp_response as gr
+from gp_response.response.certified_expectation import certified_expectation
 
 SMALL = 1e-6
 X = torch.tensor([[0.1, 0.2], [1.0, -0.5]], dtype=torch.float64)
@@ -79,6 +80,17 @@ def test_a_tiny_change_of_a_large_function_is_bounded_by_its_rounding():
         change = gr.finite_response(posterior, gr.pointwise(X, lambda f, c=far: c + f.sin()), gr.relabel([3]), h=1e-6)
         assert covers(change, truth[:, None])
         assert float(change.error.max()) < 1e-12 * max(1.0, far)
+
+
+def test_an_expectation_that_cancels_is_bounded_by_the_terms_it_is_the_sum_of():
+    """E sin(cf) = exp(-c²v/2) sin cm, of values of size one."""
+    posterior = head(noise=0.01).condition(pairs(20, 6, noise=0.01))
+    fast = 12.0 / posterior.variance(X).sqrt().min()
+    found = certified_expectation(posterior, gr.pointwise(X, lambda f: (fast * f).sin()))
+    truth = (-0.5 * fast**2 * posterior.variance(X)).exp() * (fast * posterior.mean(X)).sin()
+    assert float(truth.abs().max()) < 1e-30
+    assert bool(((found.value - truth).abs() <= found.error).all())
+    assert float(found.error.max()) < 1e-12
 
 
 def test_a_function_is_bounded_by_its_slope_where_the_field_goes():

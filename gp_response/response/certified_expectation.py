@@ -17,6 +17,9 @@ def certified_expectation(posterior: Posterior, observable: Observable) -> Certi
         error = d.mean.abs() * mean.error + d.variance.abs() * variance.error
         bend = d.mean_mean.abs() * mean.error**2 + d.variance_variance.abs() * variance.error**2
         error = error + 0.5 * bend + d.mean_variance.abs() * mean.error * variance.error
+        if not hasattr(posterior, "classes"):  # what those read is rounded as `size` below says
+            still = Marginals(at.mean[:, None], at.variance[:, None], at.noise)
+            error = error + observable.rounding_of_change(at, still).expand(len(error), 1)[:, 0]
         value = observable.expectation(at)
         # Summing what each point says rounds, too.
         size = observable.collect_error(d.mean.abs() * mean.value.abs() + d.variance.abs() * variance.value.abs())
