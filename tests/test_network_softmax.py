@@ -218,7 +218,7 @@ def test_every_cell_is_the_derivative_of_refits(observable, moved):
         assert chi.columns == refit.columns
         assert chi.converged, name
         assert float(off.max()) <= 1e-7 * size, name
-        assert bool((off <= chi.error + 30.0 * refit.error + 1e-9 * size).all()), name
+        assert bool((off <= chi.error + 30.0 * refit.error + 1e-8 * size).all()), name
         assert float(chi.error.max()) <= 1e-5 * size, name
 
 
