@@ -64,20 +64,22 @@ class ShiftInputs(Rows):
 
     def motion(self, posterior: Posterior) -> Motion:
         at, column, count = self.groups(posterior.data)
-        return ShiftMotion(posterior, at, column, count, self.directions(posterior.data.to(dtype=torch.float64))[at])
+        return ShiftMotion(posterior, at, column, count, self._along(posterior, at))
 
     def quadratic(self, posterior: Posterior, columns: Tensor) -> Quadratic:
         at, column, _ = self.groups(posterior.data)
         mine = torch.isin(column, columns)
         at, column = at[mine], torch.searchsorted(columns, column[mine])
-        return shift_energy(
-            posterior, at, self.directions(posterior.data.to(dtype=torch.float64))[at], column, len(columns)
-        )
+        return shift_energy(posterior, at, self._along(posterior, at), column, len(columns))
 
     def bent(self, posterior: Posterior, pairs: Tensor) -> Quadratic:
         site, pair = self.shared(posterior.data, pairs)
         at = self.groups(posterior.data)[0][site]
-        return shift_bend(posterior, at, self.directions(posterior.data.to(dtype=torch.float64))[at], pair, len(pairs))
+        return shift_bend(posterior, at, self._along(posterior, at), pair, len(pairs))
+
+    def _along(self, posterior: Posterior, at: Tensor) -> Tensor:
+        """Directions of rows (k,) in float64, whatever the data's precision, (k, d)."""
+        return self.directions(posterior.data.to(dtype=torch.float64))[at]
 
     def apply(self, data: Dataset, h: Tensor | float | int) -> Dataset:
         return data.with_train(x=data.train.x + self.spread(data, h)[:, None] * self.directions(data))

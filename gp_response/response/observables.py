@@ -30,10 +30,20 @@ from gp_response.response.observable import (
 TOGETHER = 256  # points whose functions are integrated at once by the finest rule
 
 
-class Value(Observable):
-    """The field at each point, `f(x_a)`; see `value`."""
+class Linear(Observable):
+    """An observable that is linear in the marginals: its derivatives are the same everywhere, and its change subtracts nothing."""
 
     reads_variance = False
+
+    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
+        return Derivatives(*(part[:, None] for part in self.derivatives(at)))
+
+    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
+        return at.mean.new_zeros(())
+
+
+class Value(Linear):
+    """The field at each point, `f(x_a)`; see `value`."""
 
     def __init__(self, x: Any):
         self.points = as_points(x, "value")
@@ -46,13 +56,6 @@ class Value(Observable):
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         return by_mean
-
-    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
-        """Those of a linear function are the same everywhere."""
-        return Derivatives(*(part[:, None] for part in self.derivatives(at)))
-
-    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
-        return at.mean.new_zeros(())
 
     def under(self, posterior: Any) -> Observable:
         asked, classes = every_label(self, posterior.data), getattr(posterior, "classes", None)
@@ -167,10 +170,9 @@ class LikelihoodLoss(Observable):
     kind = "loss"
 
 
-class Variance(Observable):
+class Variance(Linear):
     """The variance of the field at each point; see `variance`."""
 
-    reads_variance = False
     unit = "y^2"
 
     def __init__(self, x: Any):
@@ -184,13 +186,6 @@ class Variance(Observable):
 
     def change(self, at: Marginals, by_mean: Tensor, by_variance: Tensor) -> Tensor:
         return by_variance
-
-    def derivatives_after(self, at: Marginals, after: Marginals) -> Derivatives:
-        """Those of a linear function are the same everywhere."""
-        return Derivatives(*(part[:, None] for part in self.derivatives(at)))
-
-    def rounding_of_change(self, at: Marginals, after: Marginals) -> Tensor:
-        return at.mean.new_zeros(())
 
 
 class Contrast(Value):
